@@ -1,0 +1,1 @@
+"""Flax transformers behind one small protocol, `CausalLM`."""

@@ -1,0 +1,178 @@
+"""Layers shared by the architectures. No numeric default for eps, theta, scale or offset."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtad_jax import cache as kv
+from mtad_jax.types import Array, Bool, Float, Int
+
+_INIT = nn.initializers.normal(0.02)  # the standard deviation that Llama, OPT and GPT-2 use
+
+
+class Dense(nn.Module):
+    """Matrix multiply in the parameters' dtype. `kernel` is [in, features], 2-D for sharding."""
+
+    features: int
+    axes: tuple[str, str]
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        kernel = self.param(
+            "kernel", nn.with_partitioning(_INIT, self.axes), (x.shape[-1], self.features)
+        )
+        y = x @ kernel
+        if self.use_bias:
+            zeros = nn.initializers.zeros
+            y += self.param("bias", nn.with_partitioning(zeros, self.axes[1:]), (self.features,))
+        return y
+
+
+class Embed(nn.Module):
+    """Token or position table; `attend` multiplies by its transpose (a tied head)."""
+
+    rows: int
+    features: int
+    axes: tuple[str | None, str]
+
+    def setup(self):
+        init = nn.with_partitioning(_INIT, self.axes)
+        self.table = self.param("table", init, (self.rows, self.features))
+
+    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T E"]:
+        # Out-of-range ids can only be padding, whose result nobody reads.
+        return jnp.take(self.table, ids, axis=0, mode="clip")
+
+    def attend(self, x: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
+        return jnp.einsum("bte,ve->btv", x, self.table, preferred_element_type=jnp.float32)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in f32 (Zhang & Sennrich 2019), as in Llama."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
+        scale = self.param(
+            "scale", nn.with_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],)
+        )
+        y = x.astype(jnp.float32)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return scale * y.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm in f32 with optional scale and bias, as in OPT."""
+
+    eps: float
+    affine: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
+        y = x.astype(jnp.float32)
+        y -= jnp.mean(y, axis=-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        if self.affine:
+            ones, zeros = nn.initializers.ones, nn.initializers.zeros
+            y *= self.param("scale", nn.with_partitioning(ones, ("embed",)), (x.shape[-1],))
+            y += self.param("bias", nn.with_partitioning(zeros, ("embed",)), (x.shape[-1],))
+        return y.astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Stretching of the rotary frequencies beyond the trained context.
+
+    Attributes:
+      kind: "linear" (positions divided by `factor`) or "llama3" (Llama 3.1: only the low
+        frequencies are divided, with a smooth ramp between).
+      factor: by how much.
+      low_freq_factor, high_freq_factor, original_max_positions: the ramp of "llama3".
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 0.0
+    high_freq_factor: float = 0.0
+    original_max_positions: int = 0
+
+
+def rope_frequencies(
+    head_dim: int, theta: float, scaling: RopeScaling | None
+) -> Float[Array, " D/2"]:
+    """Return the angular step of each pair of dimensions, in radians a position.
+
+    Source: Su et al. 2021; "llama3": Hugging Face `modeling_rope_utils`.
+    """
+    freq = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is None:
+        return freq
+    if scaling.kind == "linear":
+        return freq / scaling.factor
+    wavelength = 2 * math.pi / freq
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    ramp = (scaling.original_max_positions / wavelength - low) / (high - low)
+    ramp = jnp.clip(ramp, 0.0, 1.0)  # 1: short waves, kept; 0: long waves, divided
+    return ramp * freq + (1 - ramp) * freq / scaling.factor
+
+
+def rope_angles(
+    positions: Int[Array, "B T"], frequencies: Float[Array, " D/2"]
+) -> tuple[Float[Array, "B T D/2"], Float[Array, "B T D/2"]]:
+    """Return cos and sin of every position's angles, f32."""
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+    x: Float[Array, "B T H D"], cos: Float[Array, "B T D/2"], sin: Float[Array, "B T D/2"]
+) -> Float[Array, "B T H D"]:
+    """Rotate the two halves of each head (Hugging Face's half-split form), in f32."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def attend(
+    q: Float[Array, "B T H D"],
+    k: Float[Array, "B T G D"],
+    v: Float[Array, "B T G D"],
+    *,
+    visible: Bool[Array, "B T S"],
+    write_at: Int[Array, " B"] | None,
+    cache: kv.LayerCache | None,
+) -> tuple[Float[Array, "B T H*D"], kv.LayerCache | None]:
+    """Grouped-query attention over the cache (or, without one, over the call itself).
+
+    Softmax in f32; scores scaled by 1/sqrt(D). Query head h reads key/value head h // (H / G).
+    """
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # --> [B, G, T, D]
+    if cache is not None:
+        cache = kv.write(cache, k, v, write_at)
+        k, v = cache.k, cache.v
+    batch, tokens, heads, dim = q.shape
+    q = q.reshape(batch, tokens, k.shape[1], heads // k.shape[1], dim)
+    scores = jnp.einsum("btgrd,bgsd->bgrts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible[:, None, None], scores * dim**-0.5, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bgrts,bgsd->btgrd", weights, v)
+    return out.reshape(batch, tokens, heads * dim), cache
+
+
+def visibility(
+    tokens: Int[Array, "B T"],
+    write_at: Int[Array, " B"] | None,
+    prefix: Int[Array, " B"] | None,
+    window: Bool[Array, "B T R"] | None,
+    cache: kv.KVCache | None,
+) -> Bool[Array, "B T S"]:
+    """Return the mask of a whole call, computed once for all layers."""
+    length = tokens.shape[1]
+    if cache is None:
+        return jnp.tril(jnp.ones((1, length, length), bool))
+    return kv.visible_slots(cache[0].k.shape[2], length, write_at, prefix, window)
