@@ -1,0 +1,57 @@
+"""Run a command line program so that every expected failure is one line on stderr."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run `main` under absl and exit; wrong input ends in `error: ...` and no traceback.
+
+    Caught are bad flags, positional arguments (no program here takes any), `ValueError`, `OSError`
+    and Ctrl-C. Anything else is a mistake of ours and keeps its traceback. `--verbosity=1` shows
+    the traceback of the others too.
+
+    Args:
+      main: takes the arguments left over (the program's name only); returns an exit code or None.
+      argv: the command line, `sys.argv` if None.
+
+    Raises:
+      SystemExit: always; 0 if all went well, 1 after an error, 130 after Ctrl-C.
+    """
+
+    def guarded(rest: list[str]) -> int | None:
+        try:
+            if rest[1:]:
+                raise ValueError(f"unexpected argument {rest[1]!r}: use --flag=value")
+            return main(rest)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except (ValueError, OSError, flags.Error) as error:
+            logging.debug("traceback of the error below", exc_info=True)
+            _fail(one_line(error), 1)
+
+    app.run(guarded, argv=None if argv is None else list(argv), flags_parser=_parse)
+    sys.exit(0)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line; its type's name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parse absl flags without the usage text that absl prints around an error."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{one_line(error)} (--help lists the flags)", 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
