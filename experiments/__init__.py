@@ -1,0 +1,1 @@
+"""Training data, tasks and measurements of the shipped model pair."""

@@ -1,0 +1,169 @@
+"""The training mix of the shipped model pair: tales, role play in prose, and synthetic text-to-SQL.
+
+`python -m experiments.corpus --data_dir=DIR --output=DIR` trains a tokenizer and writes it with the
+token arrays: tokenizer.model, train.npy, val_stories.npy, val_sql.npy. The tokenizer has the shape
+of Llama's (Touvron et al., 2023, arXiv:2302.13971): sentencepiece BPE (Kudo and Richardson, 2018,
+arXiv:1808.06226) with single digits and a fallback to bytes.
+"""
+
+import io
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import sentencepiece as spm
+from absl import app, flags, logging
+
+from experiments.tasks import stories, text_to_sql
+
+STORY_REPEATS = 2  # how often every tale is in one pass over the mix
+TOKENIZER_SQL_EXAMPLES = 6000
+VALIDATION_SQL_EXAMPLES = 1000
+VALIDATION_SQL_SEED = 1_000_000  # evaluation takes small seeds
+MAX_SENTENCE = 1000  # characters; sentencepiece drops a sentence of over 4192 bytes
+
+
+def check_data_dir(data_dir: str | Path) -> Path:
+    """The folder as a path, or a one-line error."""
+    path = Path(data_dir)
+    if not (path / stories.FOLDER / "train.txt").is_file():
+        raise FileNotFoundError(f"no {stories.FOLDER / 'train.txt'} in {path}: give --data_dir=DIR")
+    return path
+
+
+def role_play_texts(data_dir: str | Path) -> list[str]:
+    """GPTeacher's role play as prose: a line with the instruction, then the answer."""
+    path = Path(data_dir) / "corpora" / "gpteacher" / "roleplay-instruct.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    fields = ("instruction", "input", "response")
+    return [
+        stories.clean("\n".join(row[field] for field in fields if row[field].strip()))
+        for row in rows
+    ]
+
+
+def sql_texts(split: str, count: int, seed: int) -> list[str]:
+    """Text-to-SQL documents: the prompt and the query."""
+    return [example.prompt + example.sql for example in text_to_sql.examples(split, count, seed)]
+
+
+def training_sources(data_dir: str | Path, sql_examples: int, seed: int) -> dict[str, list[str]]:
+    """The documents of one pass over the training mix, by source."""
+    path = check_data_dir(data_dir)
+    return {
+        "stories": stories.training_texts(path) * STORY_REPEATS,
+        "role_play": role_play_texts(path),
+        "sql": sql_texts("train", sql_examples, seed),
+    }
+
+
+def sentences(documents: Iterable[str]) -> Iterable[str]:
+    """The documents in pieces that sentencepiece accepts, cut at spaces; newlines stay inside."""
+    for document in documents:
+        while len(document) > MAX_SENTENCE:
+            cut = document.rfind(" ", 1, MAX_SENTENCE)
+            cut = cut if cut > 0 else MAX_SENTENCE
+            yield document[:cut]
+            document = document[cut:].lstrip(" ")
+        if document.strip():
+            yield document
+
+
+def train_tokenizer(
+    documents: Iterable[str], path: str | Path, vocab_size: int = 2048
+) -> spm.SentencePieceProcessor:
+    """Trains a sentencepiece BPE model on the documents, writes it to `path` and loads it."""
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences(documents)),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=True,
+        byte_fallback=True,
+        character_coverage=0.9999,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        user_defined_symbols=["\n"],
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        num_threads=1,
+        minloglevel=1,
+    )
+    Path(path).write_bytes(model.getvalue())
+    return spm.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def encode_documents(
+    documents: Iterable[str],
+    tokenizer: spm.SentencePieceProcessor,
+    out_path: str | Path,
+    seed: int = 0,
+) -> np.ndarray:
+    """Writes `<s> document </s>` of all documents in a seeded random order: a flat uint16 array."""
+    shuffled = list(documents)
+    random.Random(seed).shuffle(shuffled)
+    encoded = tokenizer.encode(shuffled, add_bos=True, add_eos=True)
+    tokens = np.fromiter((token for ids in encoded for token in ids), dtype=np.uint16)
+    np.save(out_path, tokens)
+    return tokens
+
+
+def tokenizer_documents(sources: dict[str, list[str]]) -> list[str]:
+    """The documents that the tokenizer is trained on: every prose text once, some of the SQL."""
+    prose = dict.fromkeys(sources["stories"] + sources["role_play"])
+    return [*prose, *sources["sql"][:TOKENIZER_SQL_EXAMPLES]]
+
+
+def build(
+    data_dir: str | Path, output: str | Path, sql_examples: int, vocab_size: int, seed: int
+) -> None:
+    """Writes the tokenizer, the training array and the two validation arrays."""
+    sources = training_sources(data_dir, sql_examples, seed)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(
+        tokenizer_documents(sources), folder / "tokenizer.model", vocab_size
+    )
+    for name, documents in sources.items():
+        count = sum(len(ids) + 2 for ids in tokenizer.encode(documents))
+        ratio = sum(map(len, documents)) / count
+        logging.info("%s: %d tokens, %.2f characters a token", name, count, ratio)
+    arrays = {
+        "train": [document for documents in sources.values() for document in documents],
+        "val_stories": stories.read_stories("val", data_dir),
+        "val_sql": sql_texts("held_out", VALIDATION_SQL_EXAMPLES, VALIDATION_SQL_SEED),
+    }
+    for name, documents in arrays.items():
+        tokens = encode_documents(documents, tokenizer, folder / f"{name}.npy", seed)
+        logging.info("%s.npy: %d tokens", name, len(tokens))
+
+
+def define_flags() -> None:
+    """Defined only where this file is the program, so that importing it adds no flags."""
+    flags.DEFINE_string("data_dir", "../shared/data", "Folder that holds corpora/fairytaleqa.")
+    flags.DEFINE_string("output", None, "Folder for the tokenizer and the arrays.", required=True)
+    flags.DEFINE_integer("sql_examples", 24_000, "Synthetic text-to-SQL examples to train on.")
+    flags.DEFINE_integer("vocab_size", 2048, "Pieces of the tokenizer.")
+    flags.DEFINE_integer("seed", 0, "Seed of the examples and of the order of the documents.")
+
+
+def main(argv: list[str]) -> None:
+    """Builds the tokenizer and the arrays under the flags."""
+    del argv
+    args = flags.FLAGS
+    try:
+        build(args.data_dir, args.output, args.sql_examples, args.vocab_size, args.seed)
+    except FileNotFoundError as error:
+        raise SystemExit(f"experiments.corpus: {error}") from None
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

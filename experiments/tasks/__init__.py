@@ -1,0 +1,1 @@
+"""The tasks on which the shipped model pair is trained and measured."""

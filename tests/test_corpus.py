@@ -1,0 +1,130 @@
+"""The training mix, its tokenizer and the story prompts."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import corpus
+from experiments.tasks import stories
+
+DATA_DIR = Path(os.environ.get("MTAD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+needs_data = pytest.mark.skipif(
+    not (DATA_DIR / stories.FOLDER / "train.txt").is_file(),
+    reason="no corpora beside the repository",
+)
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[str]:
+    prose = ["Once there was a fox.\nIt ran 12 miles, and it slept.\n\nThe end."] * 3
+    return prose + corpus.sql_texts("train", 300, seed=0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return corpus.train_tokenizer(documents, path, vocab_size=512)
+
+
+def test_tokenizer_shape(tokenizer):
+    assert tokenizer.vocab_size() == 512
+    assert (tokenizer.unk_id(), tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()) == (
+        0,
+        1,
+        2,
+        -1,
+    )
+
+
+@pytest.mark.parametrize("text", ["a fox\n\nran\n", "two  spaces", "caf\u00e9 \u4e2d", "x = 120;"])
+def test_tokenizer_round_trip(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.unk_id() not in ids
+
+
+def test_tokenizer_round_trip_of_documents(tokenizer, documents):
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in documents] == documents
+
+
+def test_digits_and_newlines_are_single_pieces(tokenizer):
+    pieces = tokenizer.encode("1990\n", out_type=str)
+    assert pieces == ["\u2581", "1", "9", "9", "0", "\n"]
+
+
+def test_a_prompt_is_a_prefix_of_its_document(tokenizer):
+    for example in corpus.text_to_sql.examples("held_out", 100, seed=0):
+        prompt = tokenizer.encode(example.prompt)
+        assert tokenizer.encode(example.prompt + example.sql)[: len(prompt)] == prompt
+
+
+def test_tokenizer_is_deterministic(documents, tokenizer, tmp_path):
+    path = tmp_path / "again.model"
+    corpus.train_tokenizer(documents, path, vocab_size=512)
+    assert path.read_bytes() == tokenizer.serialized_model_proto()
+
+
+def test_encode_documents(documents, tokenizer, tmp_path):
+    path = tmp_path / "tokens.npy"
+    tokens = corpus.encode_documents(documents, tokenizer, path, seed=5)
+    assert tokens.dtype == np.uint16 and tokens.ndim == 1
+    assert np.array_equal(np.load(path), tokens)
+    assert tokens[0] == 1 and tokens[-1] == 2
+    parts = np.split(tokens, np.flatnonzero(tokens == 1)[1:])
+    decoded = [tokenizer.decode(part[1:-1].tolist()) for part in parts]
+    assert sorted(decoded) == sorted(documents) and decoded != documents
+    again = corpus.encode_documents(documents, tokenizer, tmp_path / "again.npy", seed=5)
+    assert np.array_equal(again, tokens)
+
+
+def test_sentences_are_short_and_lose_no_words():
+    text = "some words " * 1000 + "\nlast line"
+    pieces = list(corpus.sentences([text, " ", ""]))
+    assert max(map(len, pieces)) <= corpus.MAX_SENTENCE
+    assert " ".join(pieces).split() == text.split()
+
+
+def test_clean():
+    assert stories.clean("\u201cNo\u201d \u2014 it\u2019s\u2026\u00a0so \r\n\n\n\nend ") == (
+        '"No" - it\'s... so\n\nend'
+    )
+
+
+def test_missing_data_is_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--data_dir") as error:
+        corpus.training_sources(tmp_path, sql_examples=1, seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_come_from_held_out_splits(tmp_path):
+    with pytest.raises(ValueError, match="val or test"):
+        stories.prompts("train", 1, 0, tmp_path)
+
+
+@needs_data
+def test_story_prompts():
+    prompts = stories.prompts("val", 60, 0, DATA_DIR)
+    assert len(set(prompts)) == 60
+    assert prompts == stories.prompts("val", 60, 0, DATA_DIR)
+    assert prompts != stories.prompts("val", 60, 1, DATA_DIR)
+    assert all(40 <= len(prompt.split()) <= 60 for prompt in prompts)
+    training = "\n".join(stories.training_texts(DATA_DIR))
+    assert not any(prompt in training for prompt in prompts)
+    assert all("\n" not in prompt and prompt == prompt.strip() for prompt in prompts)
+
+
+@needs_data
+def test_too_many_prompts_are_refused():
+    with pytest.raises(ValueError, match="prompts"):
+        stories.prompts("test", 10**6, 0, DATA_DIR)
+
+
+@needs_data
+def test_training_sources():
+    sources = corpus.training_sources(DATA_DIR, sql_examples=20, seed=0)
+    assert list(sources) == ["stories", "role_play", "sql"]
+    assert len(set(sources["stories"])) * corpus.STORY_REPEATS == len(sources["stories"])
+    assert len(sources["sql"]) == 20
+    assert not any(quote in text for texts in sources.values() for text in texts for quote in "“”’")
