@@ -1,8 +1,9 @@
 """Execution match: does a predicted query give the rows that the gold query gives?
 
 The metric is the execution accuracy of Spider (Yu et al., 2018, arXiv:1809.08887) and of test
-suites (Zhong et al., 2020, arXiv:2010.02840), on one database. Rows are compared whole, their cells in
-the order of the columns. A predicted query is untrusted: it may only read, and its work is bounded.
+suites (Zhong et al., 2020, arXiv:2010.02840), on one database. Rows are compared whole, their cells
+in the order of the columns. A predicted query is untrusted: it may only read,
+and its work is bounded.
 """
 
 import re

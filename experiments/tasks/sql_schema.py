@@ -61,7 +61,7 @@ class Database:
 
     db_id: str
     tables: tuple[Table, ...]
-    foreign_key: str | None = None
+    foreign_key: str = ""
 
 
 def pluralize(noun: str) -> str:
@@ -97,7 +97,8 @@ def parse_values(text: str) -> dict[str, list[str]]:
 
 def parse_relations(text: str) -> list[tuple[str, str]]:
     """Reads `parent child, parent child, ...`."""
-    return [tuple(pair.split()) for pair in text.split(",")]
+    pairs = (pair.split() for pair in text.split(","))
+    return [(parent, child) for parent, child in pairs]
 
 
 DOMAINS = {
@@ -171,10 +172,10 @@ def mixed_domain(rng: random.Random) -> Domain:
     noun = rng.choice([*words.EXTRA_NOUNS, *DOMAINS["train"]])
     if rng.random() < 0.15:
         noun = invented_word(rng)
-    known_texts = sorted({name for domain in known for name in domain.texts})
-    known_numbers = sorted({name for domain in known for name in domain.numbers})
-    texts = rng.sample(known_texts, 2) + rng.sample(words.EXTRA_TEXTS, 2)
-    numbers = rng.sample(known_numbers, 2) + rng.sample(words.EXTRA_NUMBERS, 2)
+    known_texts = {name for domain in known for name in domain.texts}
+    known_numbers = {name for domain in known for name in domain.numbers}
+    texts = rng.sample(sorted(known_texts), 2) + rng.sample(words.EXTRA_TEXTS, 2)
+    numbers = rng.sample(sorted(known_numbers), 2) + rng.sample(words.EXTRA_NUMBERS, 2)
     columns = [invented_word(rng) if rng.random() < 0.1 else name for name in texts + numbers]
     label = rng.choice(("name", "title", "code", "label", f"{noun}_name"))
     pool = rng.choice(("person", "title", "company", "code", "word", "word", "first"))
@@ -187,8 +188,9 @@ def mixed_domain(rng: random.Random) -> Domain:
 
 def build_table(domain: Domain, rng: random.Random, with_id: bool, parent: Table | None) -> Table:
     """One table of the domain with a random subset of its columns."""
-    styles, weights = zip(*TABLE_NAMES, strict=True)
-    name = rng.choices(styles, weights)[0].format(s=domain.singular, p=domain.plural)
+    name = rng.choices(*zip(*TABLE_NAMES, strict=True))[0].format(
+        s=domain.singular, p=domain.plural
+    )
     limit = 2 if with_id else 3
     texts = rng.sample(domain.texts, rng.randint(1, min(limit, len(domain.texts))))
     numbers = rng.sample(domain.numbers, rng.randint(1, min(limit, len(domain.numbers))))
