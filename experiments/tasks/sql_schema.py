@@ -15,9 +15,7 @@ from experiments.tasks import sql_domains as words
 ROWS = 24
 PARENT_ROWS = 8  # parents that children refer to, so that a parent has about three children
 CATEGORIES = (3, 6)  # distinct values of a text column
-TABLE_NAMES = (
-    ("{s}", 6), ("{p}", 5), ("{s}_info", 1), ("all_{p}", 1), ("{s}_list", 1), ("tbl_{s}", 1),
-)  # fmt: skip
+TABLE_NAMES = {"{s}": 6, "{p}": 5, "{s}_info": 1, "all_{p}": 1, "{s}_list": 1, "tbl_{s}": 1}
 MIXED = "mixed"
 
 
@@ -188,9 +186,8 @@ def mixed_domain(rng: random.Random) -> Domain:
 
 def build_table(domain: Domain, rng: random.Random, with_id: bool, parent: Table | None) -> Table:
     """One table of the domain with a random subset of its columns."""
-    name = rng.choices(*zip(*TABLE_NAMES, strict=True))[0].format(
-        s=domain.singular, p=domain.plural
-    )
+    style = rng.choices(list(TABLE_NAMES), list(TABLE_NAMES.values()))[0]
+    name = style.format(s=domain.singular, p=domain.plural)
     limit = 2 if with_id else 3
     texts = rng.sample(domain.texts, rng.randint(1, min(limit, len(domain.texts))))
     numbers = rng.sample(domain.numbers, rng.randint(1, min(limit, len(domain.numbers))))
