@@ -1,0 +1,1 @@
+"""Draft-and-verify decoding: the state, the strategies and the one loop."""

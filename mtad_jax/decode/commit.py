@@ -1,0 +1,106 @@
+"""Turn a verdict into text: the only place that moves cache slots and counts tokens."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtad_jax import keys as rng
+from mtad_jax.decode.state import Controls, DecodeState, DecodeStats
+from mtad_jax.decode.strategy import Verdict
+from mtad_jax.models.base import BoundLM
+from mtad_jax.tree import Draft, path_to, take
+from mtad_jax.types import Array, Float, Int
+
+
+def commit(
+    state: DecodeState,
+    draft: Draft,
+    verdict: Verdict,
+    *,
+    target: BoundLM,
+    draft_lm: BoundLM | None,
+    target_cache: Any,
+    draft_cache: Any,
+    logits: Float[Array, "B N V"],
+    logp: Float[Array, "B N V"],
+    controls: Controls,
+) -> DecodeState:
+    """Commit the path to the leaf and the bonus: tokens, caches, lengths, ends, counters.
+
+    Fillers are no text; no bonus follows an end token; nothing goes past the row's limit.
+    """
+    path = path_to(draft, verdict.leaf)  # --> [B, K]
+    text = (path > 0) & ~take(draft.filler, path)
+    count = jnp.sum(text, axis=1)
+    drafted = take(draft.tokens, path)
+    bonus = rng.categorical(rng.round_keys(state.key, state.length, rng.BONUS), verdict.bonus)
+
+    # The block: `count` drafted tokens, then the bonus. Token i follows node `after[i]`.
+    place = jnp.arange(draft.max_depth + 1)
+    is_bonus = place == count[:, None]
+    block = jnp.where(is_bonus, bonus[:, None], jnp.pad(drafted, ((0, 0), (0, 1))))
+    after = jnp.pad(path, ((0, 0), (1, 0)))
+    ended = jnp.any(text & controls.is_end(drafted), axis=1)
+    room = jnp.where(state.done, 0, state.limit - state.length)
+    new = jnp.minimum(count + ~ended, room)
+    committed = place < new[:, None]
+    length = state.length + new
+    done = state.done | (length >= state.limit)
+    done |= jnp.any(committed & controls.is_end(block), axis=1)
+
+    raw = _at(logits, after, block) - take(jax.nn.logsumexp(logits, axis=-1), after)
+    target_cache, draft_cache = _keep_path(
+        state, draft, path, target, draft_lm, target_cache, draft_cache
+    )
+    return state.replace(
+        tokens=_write(state.tokens, block, state.length),
+        logp=_write(state.logp, _at(logp, after, block), state.length),
+        logp_raw=_write(state.logp_raw, raw, state.length),
+        length=length,
+        done=done,
+        stats=_count(state, draft, count, room),
+        target_cache=target_cache,
+        draft_cache=draft_cache,
+    )
+
+
+def _at(values: Float[Array, "B N V"], node: Array, token: Array) -> Float[Array, "B M"]:
+    """Return `values[b, node, token]`."""
+    flat = values.reshape(values.shape[0], -1)
+    return take(flat, node * values.shape[-1] + token)
+
+
+def _write(buffer: Array, block: Array, at: Int[Array, " B"]) -> Array:
+    """Write each row's block from slot `at[b]` on; what is past the commit is scratch."""
+    return jax.vmap(lambda row, new, i: jax.lax.dynamic_update_slice(row, new, (i,)))(
+        buffer, block, at
+    )
+
+
+def _keep_path(state, draft: Draft, path, target, draft_lm, target_cache, draft_cache):
+    """Move the accepted nodes' keys and values to the slots of committed text.
+
+    Nodes of a chain lie where they belong. Slots past the accepted depth get copies of node 0,
+    which nobody sees: they are scratch.
+    """
+    if not draft.is_chain:
+        source = state.length[:, None] - 1 + path
+        target_cache = target.model.keep(target_cache, source, state.length)
+    if draft_lm is not None and (draft.slot is not None or not draft.is_chain):
+        slot = path if draft.slot is None else take(draft.slot, path)
+        source = state.length[:, None] - 1 + slot
+        draft_cache = draft_lm.model.keep(draft_cache, source, state.length)
+    return target_cache, draft_cache
+
+
+def _count(state: DecodeState, draft: Draft, count: Array, room: Array) -> DecodeStats:
+    """Add one round; tokens past the limit count neither as accepted nor as drafted."""
+    stats = state.stats
+    accepted = jnp.minimum(count, room)
+    return DecodeStats(
+        rounds=stats.rounds + ~state.done,
+        accepted=stats.accepted + accepted,
+        drafted=stats.drafted + jnp.minimum(draft.length, room),
+        accepted_at=stats.accepted_at + (jnp.arange(draft.max_depth) < accepted[:, None]),
+    )

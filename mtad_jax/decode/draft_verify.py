@@ -1,0 +1,83 @@
+"""The strategy that nearly every rule is: a drafter, one target call, a verifier."""
+
+import jax.numpy as jnp
+from flax import struct
+
+from mtad_jax import keys as rng
+from mtad_jax.decode.commit import commit
+from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.decode.strategy import Drafter, Verifier
+from mtad_jax.models.base import BoundLM
+from mtad_jax.warp import warped_logp
+
+
+@struct.dataclass
+class DraftVerify:
+    """One round: draft a tree, run the target once on all its nodes, accept, commit.
+
+    Attributes:
+      drafter: proposes the tree.
+      verifier: decides how much of it stays.
+    """
+
+    drafter: Drafter
+    verifier: Verifier
+
+    @property
+    def depth(self) -> int:
+        """K, the most drafted tokens that a round can accept."""
+        return self.drafter.depth
+
+    @property
+    def needs_draft(self) -> bool:
+        """Whether a draft model must be given."""
+        return self.drafter.needs_draft
+
+    def scratch(self, max_new_tokens: int) -> int:
+        """Cache slots needed beyond the committed text."""
+        return self.drafter.nodes
+
+    def check(self, vocab: int, top_k: int) -> None:
+        """Raise ValueError on settings out of range."""
+        self.drafter.check(vocab, top_k)
+        self.verifier.check()
+
+    def start(self, state: DecodeState, max_new_tokens: int) -> DecodeState:
+        """Nothing is carried between rounds but the state itself."""
+        return state
+
+    def step(
+        self, target: BoundLM, draft: BoundLM | None, state: DecodeState, controls: Controls
+    ) -> DecodeState:
+        """Run one round."""
+        tree, draft_cache = self.drafter.propose(draft, state, controls)
+        first = state.length - 1
+        logits, target_cache = target.model.apply(
+            target.params,
+            tree.tokens,
+            positions=first[:, None] + jnp.asarray(tree.depth),
+            write_at=first,
+            prefix=first,
+            window=tree.window,
+            cache=state.target_cache,
+        )
+        logits = logits[:, :, : target.vocab_size]
+        logp = warped_logp(logits, controls.warp)
+        keys = rng.round_keys(state.key, state.length, rng.ACCEPT)
+        verdict = self.verifier.verify(tree, logp, keys, controls)
+        return commit(
+            state,
+            tree,
+            verdict,
+            target=target,
+            draft_lm=draft,
+            target_cache=target_cache,
+            draft_cache=draft_cache,
+            logits=logits,
+            logp=logp,
+            controls=controls,
+        )
+
+    def finish(self, state: DecodeState) -> DecodeState:
+        """All text is written already."""
+        return state

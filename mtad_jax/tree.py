@@ -1,0 +1,94 @@
+"""The draft of a round: a tree of candidate tokens, in topological order.
+
+Node 0 is the last committed token; the others are candidates, each after its parent. A chain is a
+tree, so is a beam lattice, so is nothing but node 0. In both models' caches node i of the tree
+that is *verified* takes scratch slot i, counted from the last committed token's slot.
+"""
+
+import jax.numpy as jnp
+from flax import struct
+
+from mtad_jax.types import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class Draft:
+    """Candidate tokens after the committed text.
+
+    Attributes:
+      tokens: [B, N] token of each node; node 0 holds the last committed token.
+      parent: [B, N] index of each node's parent, smaller than its own (node 0: 0).
+      valid: [B, N] whether the node was really drafted; an invalid node never passes.
+      filler: [B, N] place that an ended path keeps at a deeper level: a node, but not text.
+      reference: [B, N] log q of the candidate x*, summed over its first depth(node) tokens; what
+        the joint rules compare the node's path with. Minus infinity nowhere.
+      length: [B] tokens of the candidate x* (no fillers): what `drafted` counts.
+      logq: [B, N - 1, V] warped draft distribution that node i + 1 was drawn from; None where the
+        nodes were chosen, not drawn: then no lossless rule can use them.
+      window: [B, N, N] which nodes each node sees: its ancestors and itself; None for a chain.
+      slot: [B, N] scratch slot of each node in the draft model's cache; None: the node's own index.
+      depth: level of each node; static.
+    """
+
+    tokens: Int[Array, "B N"]
+    parent: Int[Array, "B N"]
+    valid: Bool[Array, "B N"]
+    filler: Bool[Array, "B N"]
+    reference: Float[Array, "B N"]
+    length: Int[Array, " B"]
+    logq: Float[Array, "B N-1 V"] | None
+    window: Bool[Array, "B N N"] | None
+    slot: Int[Array, "B N"] | None
+    depth: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @property
+    def max_depth(self) -> int:
+        """K, the deepest level."""
+        return self.depth[-1]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each node is the only one of its level, so that accepted nodes are in place."""
+        return self.window is None
+
+
+def take(values: Array, index: Int[Array, "B ..."]) -> Array:
+    """Return `values[b, index[b, ...]]`, for values of [B, N, *rest]."""
+    flat = index.reshape(index.shape[0], -1)
+    flat = flat.reshape(flat.shape + (1,) * (values.ndim - 2))
+    picked = jnp.take_along_axis(values, flat, axis=1)
+    return picked.reshape(index.shape + values.shape[2:])
+
+
+def path_to(draft: Draft, leaf: Int[Array, " B"]) -> Int[Array, "B K"]:
+    """Return the nodes from depth 1 to the leaf; 0 at depths past the leaf's."""
+    depth = jnp.asarray(draft.depth)
+    node, path = leaf, []
+    for level in range(draft.max_depth, 0, -1):
+        here = depth[node] == level
+        path.append(jnp.where(here, node, 0))
+        node = jnp.where(here, take(draft.parent, node), node)
+    if not path:
+        return jnp.zeros((leaf.shape[0], 0), leaf.dtype)
+    return jnp.stack(path[::-1], axis=1)
+
+
+def node_logp(draft: Draft, logp: Float[Array, "B N V"]) -> Float[Array, "B N"]:
+    """Return log p(node's token | its parent's path); 0 for node 0 and for fillers."""
+    vocab = logp.shape[-1]
+    flat = logp.reshape(logp.shape[0], -1)
+    value = jnp.take_along_axis(flat, draft.parent * vocab + draft.tokens, axis=1)
+    text = ~draft.filler & (jnp.asarray(draft.depth) > 0)
+    return jnp.where(text, value, 0.0)
+
+
+def path_sum(draft: Draft, value: Float[Array, "B N"]) -> Float[Array, "B N"]:
+    """Sum `value` from depth 1 down to each node, in the order in which the draft added it up.
+
+    The same order makes the two sums equal bit for bit where draft and target are one model.
+    """
+    depth = jnp.asarray(draft.depth)
+    total = jnp.where(depth == 0, 0.0, value)
+    for level in range(2, draft.max_depth + 1):
+        total = jnp.where(depth == level, take(total, draft.parent) + value, total)
+    return total

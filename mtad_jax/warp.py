@@ -1,0 +1,84 @@
+"""Logits to log-probabilities: temperature, then top-k, then top-p. One definition for all models."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mtad_jax.types import Array, Bool, Float
+
+
+@struct.dataclass
+class Warp:
+    """How a next-token distribution is sharpened before anything is drawn from it.
+
+    Attributes:
+      temperature: logits are divided by it; 0: one-hot on the largest logit, the rest is skipped.
+        Traced: changing it compiles nothing.
+      top_p: in falling order a token is kept while the mass before it is below `top_p`; the first
+        always; at or above 1: all. Traced.
+      top_k: exactly this many tokens are kept; 0 or at least V: all. Static.
+    """
+
+    temperature: float | Float[Array, ""] = 1.0
+    top_p: float | Float[Array, ""] = 1.0
+    top_k: int = struct.field(pytree_node=False, default=0)
+
+
+def check_warp(warp: Warp) -> None:
+    """Check a warp on the host.
+
+    Raises:
+      ValueError: negative or non-finite temperature, `top_p` outside [0, 1], negative `top_k`.
+    """
+    temperature, top_p = float(warp.temperature), float(warp.top_p)
+    if not 0.0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature} must be finite and >= 0 (0 is greedy)")
+    if not 0.0 <= top_p <= 1.0:
+        raise ValueError(f"top_p={top_p} must be in [0, 1] (1 keeps every token)")
+    if warp.top_k < 0:
+        raise ValueError(f"top_k={warp.top_k} must be >= 0 (0 keeps every token)")
+
+
+def warped_logp(logits: Float[Array, "... V"], warp: Warp) -> Float[Array, "... V"]:
+    """Return the warped log-probabilities, f32, minus infinity for tokens that were cut.
+
+    Order: temperature, top-k, renormalise, top-p, renormalise; ties go to the lowest id. Differs
+    from Hugging Face, which keeps all ties at the k-th logit and the highest ids inside top-p.
+    """
+    vocab = logits.shape[-1]
+    temperature = jnp.asarray(warp.temperature, jnp.float32)
+    greedy = temperature == 0
+    logits = logits.astype(jnp.float32)
+    scaled = logits / jnp.where(greedy, 1.0, temperature)
+    if 0 < warp.top_k < vocab:
+        kept, norm = _top_k_top_p(scaled, warp.top_k, warp.top_p)
+    else:
+        # A sort of the whole vocabulary is dear; top_p = 1 needs none.
+        kept, norm = jax.lax.cond(
+            jnp.asarray(warp.top_p) < 1,
+            lambda x: _top_k_top_p(x, vocab, warp.top_p),
+            lambda x: (jnp.ones(x.shape, bool), jax.nn.logsumexp(x, axis=-1)),
+            scaled,
+        )
+    logp = jnp.where(kept, scaled - norm[..., None], -jnp.inf)
+    best = jnp.argmax(logits, axis=-1)[..., None] == jnp.arange(vocab)
+    return jnp.where(greedy, jnp.where(best, 0.0, -jnp.inf), logp)
+
+
+def _top_k_top_p(
+    scaled: Float[Array, "... V"], k: int, top_p: float | Float[Array, ""]
+) -> tuple[Bool[Array, "... V"], Float[Array, "..."]]:
+    """Return which tokens stay, and the log of their mass (the normaliser)."""
+    values, ids = jax.lax.top_k(scaled, k)  # falling; ties: lowest id first
+    mass = jnp.cumsum(jax.nn.softmax(values, axis=-1), axis=-1)
+    before = jnp.concatenate([jnp.zeros_like(mass[..., :1]), mass[..., :-1]], axis=-1)
+    # At top_p >= 1 nothing is summed: the rounding of the sum would cut the tail.
+    stays = (before < top_p) | (jnp.asarray(top_p) >= 1) | (jnp.arange(k) == 0)
+    last = jnp.sum(stays, axis=-1, keepdims=True) - 1
+    last_value = jnp.take_along_axis(values, last, axis=-1)
+    last_id = jnp.take_along_axis(ids, last, axis=-1)
+    # The kept set is all that sorts at or before its last member: no scatter needed.
+    token = jnp.arange(scaled.shape[-1])
+    kept = (scaled > last_value) | ((scaled == last_value) & (token <= last_id))
+    norm = jax.nn.logsumexp(jnp.where(stays, values, -jnp.inf), axis=-1)
+    return kept, norm
