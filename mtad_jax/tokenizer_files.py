@@ -5,8 +5,6 @@ a table from id to bytes is all that decoding needs; `mtad_jax.tokenizers` build
 """
 
 import dataclasses
-import functools
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,12 +13,13 @@ from typing import Any
 import sentencepiece
 import tokenizers as hf
 
-_SPACE = "\u2581"  # how sentencepiece spells a space inside a piece
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+from mtad_jax.token_bytes import SPACE, byte_piece, decoder_bytes
+from mtad_jax.tokenizer_settings import AddedToken, Settings, one_line, parse_json, read_json
+
 # Appended to a model, this protobuf message is merged into it: normalizer_spec (field 3) with
 # add_dummy_prefix (field 3) false. The library has no setting for it.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+# Names for a folder whose files name no start or end token.
 _BOS_GUESSES = ("<s>", "<|begin_of_text|>", "<|endoftext|>")
 _EOS_GUESSES = ("</s>", "<|end_of_text|>", "<|endoftext|>")
 
@@ -32,7 +31,7 @@ class Backend:
     Attributes:
       encode: text to ids, literal special tokens recognised, no start token added.
       vocabulary: token to id, added tokens included.
-      table: bytes of every id; empty where the id names no token.
+      table: id to the bytes of its token.
       special: ids which `skip_special` leaves out of decoded text.
       strip: leading spaces that decoding drops at the start of a text (sentencepiece's dummy
         prefix).
@@ -42,102 +41,18 @@ class Backend:
 
     encode: Callable[[str], list[int]]
     vocabulary: dict[str, int]
-    table: list[bytes]
+    table: dict[int, bytes]
     special: frozenset[int]
     strip: int
     roles: dict[str, str | None]
     adds_bos: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the JSON files beside the tokenizer say.
-
-    Attributes:
-      roles: special tokens by role (`bos_token` and so on); absent and null are different things.
-      flags: the rest of `tokenizer_config.json`.
-      added: (id, token, special) of tokens added to the vocabulary.
-      extra: further special tokens.
-      model: `config.json`, overlaid with `generation_config.json`.
-    """
-
-    roles: dict[str, str | None]
-    flags: dict[str, Any]
-    added: list[tuple[int, str, bool]]
-    extra: list[str]
-    model: dict[str, Any]
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, without its trailing punctuation."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; an absent file is an empty one.
-
-    Raises:
-      ValueError: the file is not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {one_line(error)}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _content(value: Any) -> str | None:
-    """A token written as a string or as Hugging Face's {"content": ...}."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
-def _contents(value: Any) -> list[str]:
-    values = value.values() if isinstance(value, Mapping) else value or []
-    found = [_content(item) for item in values] if isinstance(values, Iterable) else []
-    return [token for token in found if token is not None]
-
-
-def read_settings(folder: Path) -> Settings:
-    """Reads the configuration files of `folder`, each of which may be absent.
-
-    Raises:
-      ValueError: one of them is not a JSON object, or has entries of the wrong kind.
-    """
-    config_path = folder / "tokenizer_config.json"
-    config = read_json(config_path)
-    merged = read_json(folder / "special_tokens_map.json") | config
-    roles = {role: _content(merged[role]) for role in _ROLES if role in merged}
-    extra = _contents(merged.get("additional_special_tokens"))
-    extra += _contents(merged.get("extra_special_tokens"))
-    added = {}
-    try:
-        for token, index in read_json(folder / "added_tokens.json").items():
-            added[int(index)] = (int(index), token, token in [*roles.values(), *extra])
-        for index, entry in (config.get("added_tokens_decoder") or {}).items():
-            added[int(index)] = (int(index), str(entry["content"]), bool(entry.get("special")))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{config_path}: malformed list of added tokens") from None
-    model = read_json(folder / "config.json") | read_json(folder / "generation_config.json")
-    return Settings(roles, config, [added[index] for index in sorted(added)], extra, model)
-
-
-def _table(vocabulary: Mapping[str, int], to_bytes: Callable[[str], bytes]) -> list[bytes]:
-    table = [b""] * (max(vocabulary.values()) + 1)
-    for token, index in vocabulary.items():
-        table[index] = to_bytes(token)
-    return table
-
-
-def _special_ids(vocabulary: Mapping[str, int], settings: Settings) -> set[int]:
+def _named_ids(vocabulary: Mapping[str, int], settings: Settings) -> set[int]:
+    """Ids of every token that the configuration calls special."""
     named = [*settings.roles.values(), *settings.extra]
     ids = {vocabulary[token] for token in named if token in vocabulary}
-    return ids | {index for index, token, special in settings.added if special}
+    return ids | {token.id for token in settings.added if token.special}
 
 
 def read_sentencepiece(path: Path, settings: Settings) -> Backend:
@@ -156,39 +71,37 @@ def read_sentencepiece(path: Path, settings: Settings) -> Backend:
         hint = " (Llama 3's file of this name is another format: use its tokenizer.json)"
         raise ValueError(f"{path}: not a sentencepiece model: {one_line(error)}{hint}") from None
     pieces = [model.id_to_piece(index) for index in range(model.vocab_size())]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    vocabulary = _with_added(path, pieces, settings.added)
+    table = {index: token.encode() for token, index in vocabulary.items()}
+    for index, piece in enumerate(pieces):
+        byte = byte_piece(piece) if model.is_byte(index) else None
+        table[index] = byte or piece.replace(SPACE, " ").encode()
     marked = {i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i)}
-    literal = {pieces[index] for index in marked}
-    for index, token, _ in settings.added:
-        if vocabulary.setdefault(token, index) != index or pieces[index : index + 1] not in (
-            [],
-            [token],
-        ):
-            raise ValueError(f"{path}: added token {token!r} cannot have id {index}")
-        literal.add(token)
-    table = _table(vocabulary, lambda piece: _piece_bytes(piece))
-    for index in range(len(pieces)):
-        if not model.is_byte(index) and _BYTE.fullmatch(pieces[index]):
-            table[index] = pieces[index].encode()
-    prefixed = [p for p in pieces if p[:1] == _SPACE and p[1:2] not in ("", _SPACE)]
+    literal = {*(pieces[index] for index in marked), *(token.text for token in settings.added)}
+    prefixed = [p for p in pieces if p[:1] == SPACE and p[1:2] not in ("", SPACE)]
     strips = any(not model.decode([vocabulary[p]]).startswith(" ") for p in prefixed[:1])
+    bos, eos = model.bos_id(), model.eos_id()
     return Backend(
         encode=_sentencepiece_encode(model, bare, vocabulary, literal, settings),
         vocabulary=vocabulary,
         table=table,
-        special=frozenset(marked | _special_ids(vocabulary, settings)),
+        special=frozenset(marked | _named_ids(vocabulary, settings)),
         strip=int(strips),
         roles={
-            "bos_token": pieces[model.bos_id()] if model.bos_id() >= 0 else None,
-            "eos_token": pieces[model.eos_id()] if model.eos_id() >= 0 else None,
+            "bos_token": pieces[bos] if bos >= 0 else None,
+            "eos_token": pieces[eos] if eos >= 0 else None,
         },
-        adds_bos=model.bos_id() >= 0,
+        adds_bos=bos >= 0,
     )
 
 
-def _piece_bytes(piece: str) -> bytes:
-    byte = _BYTE.fullmatch(piece)
-    return bytes([int(byte[1], 16)]) if byte else piece.replace(_SPACE, " ").encode()
+def _with_added(path: Path, pieces: list[str], added: Iterable[AddedToken]) -> dict[str, int]:
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    for token in added:
+        taken = token.id < len(pieces) and pieces[token.id] != token.text
+        if taken or vocabulary.setdefault(token.text, token.id) != token.id:
+            raise ValueError(f"{path}: added token {token.text!r} cannot have id {token.id}")
+    return vocabulary
 
 
 def _sentencepiece_encode(
@@ -204,7 +117,7 @@ def _sentencepiece_encode(
     """
     split = re.compile("|".join(map(re.escape, sorted(literal, key=len, reverse=True))) or "(?!)")
     # Hugging Face's `legacy` puts a dummy prefix after every special token, not only at the start.
-    after_special = model if settings.flags.get("legacy") is not False else bare
+    after_special = bare if settings.flags.get("legacy") is False else model
 
     def encode(text: str) -> list[int]:
         ids: list[int] = []
@@ -224,17 +137,19 @@ def read_tokenizer_json(path: Path, settings: Settings) -> Backend:
     Raises:
       ValueError: the library refuses the file, or its decoder does not join bytes.
     """
-    spec = read_json(path)
+    text = path.read_bytes()
+    spec = parse_json(path, text)
     try:
-        tokenizer = hf.Tokenizer.from_str(json.dumps(spec))
+        tokenizer = hf.Tokenizer.from_buffer(text)
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{path}: not a tokenizer: {one_line(error)}") from None
     # A prompt longer than the length saved in the file would lose its end without a word.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    added = [(t["id"], t["content"], t["special"]) for t in spec.get("added_tokens") or []]
-    started = _template_start(spec.get("post_processor"))
+    entries = spec.get("added_tokens") or []
+    added = [AddedToken(t["id"], t["content"], t.get("special", False)) for t in entries]
     backend = _from_library(path, tokenizer, added, spec.get("decoder"), settings)
+    started = _template_start(spec.get("post_processor"))
     guesses = {
         "bos_token": started or _first(_BOS_GUESSES, backend.vocabulary),
         "eos_token": _first(_EOS_GUESSES, backend.vocabulary),
@@ -262,34 +177,36 @@ def read_vocab_and_merges(vocab: Path, merges: Path, settings: Settings) -> Back
     tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     # OPT starts every text with </s>, which is its end token as well; metaseq's folder has no
     # configuration to say so, but ids 1 and 2 are its mark.
-    opt = settings.model.get("model_type") == "opt" or (
-        words.get("<pad>") == 1 and words.get("</s>") == 2
+    marked = words.get("<pad>") == 1 and words.get("</s>") == 2
+    opt = marked or settings.model.get("model_type") == "opt"
+    bos_guesses = ("</s>",) if opt else _BOS_GUESSES
+    guesses = {"bos_token": _first(bos_guesses, words), "eos_token": _first(_EOS_GUESSES, words)}
+    settings = dataclasses.replace(
+        settings, roles={**guesses, "pad_token": "<pad>", **settings.roles}
     )
-    both = "</s>" if opt else _first(_EOS_GUESSES, words)
-    guesses = {"bos_token": both, "eos_token": both}
-    roles: dict[str, str | None] = {**guesses, "pad_token": "<pad>"} | settings.roles
-    settings = dataclasses.replace(settings, roles=roles)
-    fresh = {token for _, token, _ in settings.added}
-    special = [t for t in [*roles.values(), *settings.extra] if t in words and t not in fresh]
-    added = [(words[token], token, True) for token in dict.fromkeys(special) if token is not None]
-    for index, token, is_special in [*added, *settings.added]:
-        entry = hf.AddedToken(token, normalized=False, special=is_special)
-        tokenizer.add_special_tokens([entry]) if is_special else tokenizer.add_tokens([entry])
-        if tokenizer.token_to_id(token) != index:
-            raise ValueError(f"{vocab}: added token {token!r} cannot have id {index}")
-    decoder = {"type": "ByteLevel"}
-    backend = _from_library(vocab, tokenizer, [*added, *settings.added], decoder, settings)
+    added = _add_tokens(vocab, tokenizer, words, settings)
+    backend = _from_library(vocab, tokenizer, added, {"type": "ByteLevel"}, settings)
     return dataclasses.replace(backend, roles=guesses, adds_bos=opt)
 
 
-def _first(names: Iterable[str], vocabulary: Mapping[str, int]) -> str | None:
-    return next((name for name in names if name in vocabulary), None)
+def _add_tokens(
+    vocab: Path, tokenizer: hf.Tokenizer, words: Mapping[str, int], settings: Settings
+) -> list[AddedToken]:
+    """Has the library recognise every special or added token spelled out in a text."""
+    named = {t for t in [*settings.roles.values(), *settings.extra] if t is not None and t in words}
+    named -= {token.text for token in settings.added}
+    added = [AddedToken(words[t], t, True) for t in sorted(named, key=words.__getitem__)]
+    added += settings.added
+    for token in added:
+        entry = hf.AddedToken(token.text, normalized=False, special=token.special)
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([entry])
+    return added
 
 
 def _from_library(
     path: Path,
     tokenizer: hf.Tokenizer,
-    added: list[tuple[int, str, bool]],
+    added: list[AddedToken],
     decoder: Mapping[str, Any] | None,
     settings: Settings,
 ) -> Backend:
@@ -297,84 +214,34 @@ def _from_library(
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     if not vocabulary:
         raise ValueError(f"{path}: the vocabulary is empty")
-    for index, token, _ in added:
-        if vocabulary.get(token) != index:
-            # The library renumbers such a token without a word, and the model would never see it.
-            raise ValueError(f"{path}: added token {token!r} cannot have id {index}")
-    to_bytes, strip = _decoder_bytes(path, decoder)
-    table = _table(vocabulary, to_bytes)
-    for index, token, _ in added:
-        table[index] = token.encode()
-    special = {index for index, _, is_special in added if is_special}
+    for token in added:
+        if vocabulary.get(token.text) != token.id:
+            # The library renumbers such a token without a word: no row of the model is its own.
+            raise ValueError(f"{path}: added token {token.text!r} cannot have id {token.id}")
+    to_bytes, strip = decoder_bytes(path, decoder)
+    table = {index: to_bytes(token) for token, index in vocabulary.items()}
+    if decoder is not None:
+        table |= {token.id: token.text.encode() for token in added}
+    special = {token.id for token in added if token.special}
     return Backend(
         encode=lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         vocabulary=vocabulary,
         table=table,
-        special=frozenset(special | _special_ids(vocabulary, settings)),
+        special=frozenset(special | _named_ids(vocabulary, settings)),
         strip=strip,
         roles={},
         adds_bos=False,
     )
 
 
-@functools.cache
-def _byte_letters() -> dict[str, int]:
-    """GPT-2's alphabet: a printable letter for each of the 256 bytes."""
-    kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in kept]
-    return {chr(b): b for b in kept} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-def _letters_to_bytes(token: str) -> bytes:
-    letters = _byte_letters()
-    try:
-        return bytes(letters[letter] for letter in token)
-    except KeyError:
-        return token.encode()
-
-
-def _decoder_bytes(
-    path: Path, decoder: Mapping[str, Any] | None
-) -> tuple[Callable[[str], bytes], int]:
-    """Reads a decoder as token to bytes, and how many leading spaces it drops."""
-    if decoder is None:  # the library then joins tokens with spaces
-        return (lambda token: b" " + token.encode()), 1
-    steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
-    replaced: list[tuple[str, str]] = []
-    kinds = [step.get("type") for step in steps]
-    strip = 0
-    for step, kind in zip(steps, kinds, strict=True):
-        pattern = (step.get("pattern") or {}).get("String")
-        if kind == "Replace" and pattern:
-            replaced.append((pattern, str(step.get("content", ""))))
-        elif kind == "Metaspace":
-            replaced.append((step.get("replacement", _SPACE), " "))
-            strip += step.get("prepend_scheme", "always") != "never"
-        elif kind == "Strip" and step.get("content") == " " and not step.get("stop"):
-            strip += int(step.get("start", 0))
-        elif kind not in ("ByteLevel", "ByteFallback", "Fuse"):
-            raise ValueError(f"{path}: decoder {kind} is not supported: it does not join bytes")
-    if "ByteLevel" in kinds:
-        return _letters_to_bytes, strip
-
-    def to_bytes(token: str) -> bytes:
-        byte = _BYTE.fullmatch(token) if "ByteFallback" in kinds else None
-        if byte:
-            return bytes([int(byte[1], 16)])
-        for old, new in replaced:
-            token = token.replace(old, new)
-        return token.encode()
-
-    return to_bytes, strip
+def _first(names: Iterable[str], vocabulary: Mapping[str, int]) -> str | None:
+    return next((name for name in names if name in vocabulary), None)
 
 
 def _template_start(processor: Mapping[str, Any] | None) -> str | None:
     """The special token that a post-processor puts in front of a text, if it does."""
-    if not processor:
-        return None
-    for step in processor.get("processors", [processor]):
-        for item in step.get("single") or []:
-            if "SpecialToken" not in item:
-                break
-            return item["SpecialToken"]["id"]
+    for step in (processor or {}).get("processors", [processor or {}]):
+        first = next(iter(step.get("single") or []), {})
+        if "SpecialToken" in first:
+            return first["SpecialToken"]["id"]
     return None

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mtad_jax import tokenizer_files
+from mtad_jax import tokenizer_files, tokenizer_settings
 
 __all__ = ["Tokenizer", "load_tokenizer", "same_vocabulary"]
 
@@ -43,7 +43,7 @@ class Tokenizer:
         adds_bos: bool = False,
     ):
         self._backend = backend
-        self.vocab_size = len(backend.table)
+        self.vocab_size = max(backend.table) + 1
         self.bos_id = bos_id
         self.eos_id = eos_id
         first = () if eos_id is None else (eos_id,)
@@ -95,9 +95,9 @@ class Tokenizer:
 
     def token_bytes(self, index: int, skip_special: bool = True) -> bytes:
         """Bytes that one token adds to a text."""
-        if not 0 <= index < self.vocab_size or (skip_special and index in self.special_ids):
-            return b""
-        return self._backend.table[index]
+        index = int(index)  # elements of a JAX array cannot be looked up
+        skipped = skip_special and index in self.special_ids
+        return b"" if skipped else self._backend.table.get(index, b"")
 
     def vocabulary(self) -> dict[str, int]:
         """Token to id, added tokens included."""
@@ -135,7 +135,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
         file.
     """
     folder = Path(folder)
-    settings = tokenizer_files.read_settings(folder)
+    settings = tokenizer_settings.read_settings(folder)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if (path := folder / "tokenizer.json").is_file():
         backend = tokenizer_files.read_tokenizer_json(path, settings)
@@ -161,14 +161,14 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
 def _model_ids(value: Any, backend: tokenizer_files.Backend) -> list[int]:
     """Ids named by `config.json`; those past the vocabulary are a library's defaults."""
     values = value if isinstance(value, list) else [value]
-    return [v for v in values if type(v) is int and 0 <= v < len(backend.table)]
+    return [v for v in values if type(v) is int and v in backend.table]
 
 
 def _role_id(
     role: str,
     model_ids: list[int],
     backend: tokenizer_files.Backend,
-    settings: tokenizer_files.Settings,
+    settings: tokenizer_settings.Settings,
     folder: Path,
 ) -> int | None:
     """Id of a role: by the tokenizer's configuration, else the model's, else the files' own."""
