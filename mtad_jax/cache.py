@@ -42,7 +42,9 @@ def empty_cache(
 ) -> KVCache:
     """Return a cache of zeros with `slots` places for each of `batch` rows."""
     shape = (batch, kv_heads, slots, head_dim)
-    return tuple(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers))
+    return tuple(
+        LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers)
+    )
 
 
 def write(

@@ -28,7 +28,7 @@ def speculative(depth: int = 4) -> DraftVerify:
 
 
 def mtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search") -> DraftVerify:
-    """Multi-token assisted decoding: the longest prefix of the draft's best beam that passes. Lossy.
+    """Keep the longest prefix of the draft's best beam that passes (MTAD). Lossy.
 
     Args:
       depth: K, drafted tokens (the paper's gamma).

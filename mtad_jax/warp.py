@@ -1,4 +1,4 @@
-"""Logits to log-probabilities: temperature, then top-k, then top-p. One definition for all models."""
+"""Logits to log-probabilities, for all models: temperature, then top-k, then top-p."""
 
 import jax
 import jax.numpy as jnp

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtad_jax import keys as rng
-from mtad_jax.decode.state import Controls, DecodeState, DecodeStats
+from mtad_jax.decode.state import Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import Verdict
 from mtad_jax.models.base import BoundLM
 from mtad_jax.tree import Draft, path_to, take
@@ -49,17 +49,22 @@ def commit(
     done = state.done | (length >= state.limit)
     done |= jnp.any(committed & controls.is_end(block), axis=1)
 
-    raw = _at(logits, after, block) - take(jax.nn.logsumexp(logits, axis=-1), after)
+    trace = Trace(
+        logp=_at(logp, after, block),
+        logp_raw=_at(logits, after, block) - take(jax.nn.logsumexp(logits, axis=-1), after),
+        round=jnp.broadcast_to(state.rounds, block.shape),
+        place=jnp.where(place < count[:, None], place + 1, 0),
+        candidate=jnp.where(place == 0, jnp.minimum(draft.length, room)[:, None], 0),
+    )
     target_cache, draft_cache = _keep_path(
         state, draft, path, target, draft_lm, target_cache, draft_cache
     )
     return state.replace(
         tokens=_write(state.tokens, block, state.length),
-        logp=_write(state.logp, _at(logp, after, block), state.length),
-        logp_raw=_write(state.logp_raw, raw, state.length),
         length=length,
         done=done,
-        stats=_count(state, draft, count, room),
+        rounds=state.rounds + 1,
+        trace=jax.tree.map(lambda old, b: _write(old, b, state.length), state.trace, trace),
         target_cache=target_cache,
         draft_cache=draft_cache,
     )
@@ -92,15 +97,3 @@ def _keep_path(state, draft: Draft, path, target, draft_lm, target_cache, draft_
         source = state.length[:, None] - 1 + slot
         draft_cache = draft_lm.model.keep(draft_cache, source, state.length)
     return target_cache, draft_cache
-
-
-def _count(state: DecodeState, draft: Draft, count: Array, room: Array) -> DecodeStats:
-    """Add one round; tokens past the limit count neither as accepted nor as drafted."""
-    stats = state.stats
-    accepted = jnp.minimum(count, room)
-    return DecodeStats(
-        rounds=stats.rounds + ~state.done,
-        accepted=stats.accepted + accepted,
-        drafted=stats.drafted + jnp.minimum(draft.length, room),
-        accepted_at=stats.accepted_at + (jnp.arange(draft.max_depth) < accepted[:, None]),
-    )

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax.decode.loop import bucket, empty_state, result_of, run
-from mtad_jax.decode.state import Controls, DecodeResult, DecodeState
+from mtad_jax.decode.result import DecodeResult
+from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
@@ -122,8 +123,10 @@ class _Call:
         )  # fmt: skip
 
     def result(self, state: DecodeState) -> DecodeResult:
-        done = self.strategy.finish(state)
-        return result_of(done, self.prompt_length, max_new_tokens=self.max_new_tokens)
+        return result_of(
+            self.strategy.finish(state), self.prompt_length,
+            max_new_tokens=self.max_new_tokens, depth=self.strategy.depth,
+        )  # fmt: skip
 
 
 def _prepare(
@@ -154,7 +157,7 @@ def _prepare(
     )
     state = empty_state(
         target, draft, ids, length, length + np.int32(max_new_tokens), np.uint32(seed % 2**32),
-        rows.astype(np.int32), slots=slots, depth=strategy.depth,
+        rows.astype(np.int32), slots=slots,
     )  # fmt: skip
     state = strategy.start(state, max_new_tokens)
     # Python floats would be weakly typed and compile a second program beside arrays.

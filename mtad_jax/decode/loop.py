@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtad_jax import keys as rng
-from mtad_jax.decode.state import Controls, DecodeResult, DecodeState, DecodeStats
+from mtad_jax.decode.result import DecodeResult
+from mtad_jax.decode.state import Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
@@ -27,7 +28,7 @@ def bucket(size: int) -> int:
     return next(step for step in steps if step >= size)
 
 
-@functools.partial(jax.jit, static_argnames=("slots", "depth"))
+@functools.partial(jax.jit, static_argnames=("slots",))
 def empty_state(
     target: BoundLM,
     draft: BoundLM | None,
@@ -38,11 +39,10 @@ def empty_state(
     row_ids: Int[Array, " B"],
     *,
     slots: int,
-    depth: int,
 ) -> DecodeState:
     """Return the state before prefill: the prompt as text, both caches empty."""
     batch, width = prompt_ids.shape
-    zeros = jnp.zeros((batch,), jnp.int32)
+    real, whole = jnp.zeros((batch, slots), jnp.float32), jnp.zeros((batch, slots), jnp.int32)
 
     def cache(lm: BoundLM):
         return lm.model.init_cache(batch, slots, lm.dtype)
@@ -53,9 +53,8 @@ def empty_state(
         limit=limit,
         done=limit <= prompt_length,
         key=rng.row_keys(seed, row_ids),
-        logp=jnp.zeros((batch, slots), jnp.float32),
-        logp_raw=jnp.zeros((batch, slots), jnp.float32),
-        stats=DecodeStats(zeros, zeros, zeros, jnp.zeros((batch, depth), jnp.int32)),
+        rounds=jnp.zeros((), jnp.int32),
+        trace=Trace(logp=real, logp_raw=real, round=whole, place=whole, candidate=whole),
         target_cache=cache(target),
         draft_cache=None if draft is None else cache(draft),
         extra=None,
@@ -125,8 +124,9 @@ def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int):
     return lax.fori_loop(0, width // chunk, one_chunk, cache)
 
 
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "depth"))
 def result_of(
-    state: DecodeState, prompt_length: Int[Array, " B"], max_new_tokens: int
+    state: DecodeState, prompt_length: Int[Array, " B"], *, max_new_tokens: int, depth: int
 ) -> DecodeResult:
     """Cut the generated part out of a state; 0 past each row's length."""
     length = state.length - prompt_length
@@ -136,6 +136,4 @@ def result_of(
     def cut(buffer: Array) -> Array:
         return jnp.where(inside, jnp.take_along_axis(buffer, index, axis=1), 0)
 
-    return DecodeResult(
-        cut(state.tokens), length, cut(state.logp), cut(state.logp_raw), state.stats
-    )
+    return DecodeResult(cut(state.tokens), length, jax.tree.map(cut, state.trace), depth)

@@ -27,29 +27,31 @@ class Controls:
 
 
 @struct.dataclass
-class DecodeStats:
-    """Counters, gathered on the device.
+class Trace:
+    """What is known of each token, at the token's slot (state) or index (result).
 
     Attributes:
-      rounds: [B] rounds (calls of the target) in which the row was not yet done.
-      accepted: [B] drafted tokens that the user gets: no fillers, nothing past the end or limit.
-      drafted: [B] tokens of the candidates x*, counted like `accepted`.
-      accepted_at: [B, K] rounds in which at least i + 1 drafted tokens were accepted.
+      logp: log-probability under the warped target, natural log.
+      logp_raw: log-probability under the un-warped target.
+      round: round that committed the token, from 0 on in every row.
+      place: i where it was the i-th drafted token of its round, 0 where it was the bonus.
+      candidate: at the first token of a round, the length of the round's candidate x*; else 0.
     """
 
-    rounds: Int[Array, " B"]
-    accepted: Int[Array, " B"]
-    drafted: Int[Array, " B"]
-    accepted_at: Int[Array, "B K"]
+    logp: Float[Array, "B S"]
+    logp_raw: Float[Array, "B S"]
+    round: Int[Array, "B S"]
+    place: Int[Array, "B S"]
+    candidate: Int[Array, "B S"]
 
 
 @struct.dataclass
 class DecodeState:
     """The loop's carry. Rows are independent: each has its own length, key, limit and end flag.
 
-    Invariants: token i of a row lives in slot i of `tokens`, `logp`, `logp_raw` and both caches;
-    slots at or past `length` are scratch; caches hold every slot below `length - 1` (the last
-    committed token is run in the next round, as node 0 of its draft).
+    Invariants: token i of a row lives in slot i of `tokens`, `trace` and both caches; slots at or
+    past `length` are scratch; caches hold every slot below `length - 1` (the last committed token
+    is run in the next round, as node 0 of its draft).
 
     Attributes:
       tokens: [B, S] prompt and generated text.
@@ -57,9 +59,8 @@ class DecodeState:
       limit: [B] length at which the row stops.
       done: [B] ended or at its limit; the row then commits nothing more.
       key: [B] random key.
-      logp, logp_raw: [B, S] log-probability of each generated token under the warped and the
-        un-warped target.
-      stats: counters.
+      rounds: [] rounds run so far.
+      trace: [B, S] what is known of each generated token.
       target_cache, draft_cache: the models' caches (draft: None without a draft model).
       extra: what a strategy carries from round to round; None for most.
       started: [] whether the prompt is in the caches.
@@ -70,42 +71,9 @@ class DecodeState:
     limit: Int[Array, " B"]
     done: Bool[Array, " B"]
     key: Key[Array, " B"]
-    logp: Float[Array, "B S"]
-    logp_raw: Float[Array, "B S"]
-    stats: DecodeStats
+    rounds: Int[Array, ""]
+    trace: Trace
     target_cache: Any
     draft_cache: Any
     extra: Any
     started: Bool[Array, ""]
-
-
-@struct.dataclass
-class DecodeResult:
-    """What a call gives back.
-
-    Attributes:
-      tokens: [B, M] generated tokens, end token included, 0 past the row's length.
-      length: [B] how many of them are text.
-      logp, logp_raw: [B, M] log-probability of each under the warped and the un-warped target,
-        natural log; 0 past the row's length.
-      stats: counters.
-    """
-
-    tokens: Int[Array, "B M"]
-    length: Int[Array, " B"]
-    logp: Float[Array, "B M"]
-    logp_raw: Float[Array, "B M"]
-    stats: DecodeStats
-
-    def block_efficiency(self) -> Float[Array, " B"]:
-        """1 + accepted / rounds, the papers' formula."""
-        return 1 + self.stats.accepted / jnp.maximum(self.stats.rounds, 1)
-
-    def acceptance_by_position(self) -> Float[Array, "B K"]:
-        """Share of rounds in which at least i + 1 drafted tokens were accepted."""
-        return self.stats.accepted_at / jnp.maximum(self.stats.rounds, 1)[:, None]
-
-    def perplexity(self) -> Float[Array, ""]:
-        """exp(-mean over rows of the mean `logp_raw` over the row's tokens): macro average."""
-        mean = jnp.sum(self.logp_raw, axis=1) / jnp.maximum(self.length, 1)
-        return jnp.exp(-jnp.mean(mean))

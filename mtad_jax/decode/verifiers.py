@@ -6,7 +6,7 @@ from flax import struct
 from mtad_jax import keys as rng
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.strategy import Verdict
-from mtad_jax.tree import Draft, node_logp, path_sum, path_to, take
+from mtad_jax.tree import Draft, node_logp, path_sum, take
 from mtad_jax.types import Array, Float, Int, Key
 
 

@@ -141,9 +141,7 @@ class LinenLM:
             cache=cache,
         )  # type: ignore[return-value]
 
-    def train_logits(
-        self, params: Params, tokens: Int[Array, "B T"]
-    ) -> Float[Array, "B T V"]:
+    def train_logits(self, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Return f32 logits of every position of whole sequences, without a cache."""
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         logits, _ = self.module.apply({"params": params}, tokens, positions=positions)
