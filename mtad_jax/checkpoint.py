@@ -1,0 +1,188 @@
+"""Opens checkpoints: our own folders and Hugging Face's.
+
+Our own folder holds `params/` (orbax), `metadata.json` (`Metadata`), `config.json` and tokenizer
+files as Hugging Face has them, and `ignored.safetensors` where the source had tensors that are no
+weights.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtad_jax import orbax_io, tokenizers
+from mtad_jax.hf import model_of
+from mtad_jax.hf_params import Layout, check_params, to_params
+from mtad_jax.hf_reader import SIDE_FILES, inner_file, open_folder, read_json
+from mtad_jax.lazy import LazyTensor, common_dtype
+from mtad_jax.models.base import BoundLM, LinenLM
+
+FORMAT_VERSION = 1
+"""Raised when an older reader would misread a newer folder."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to decode, and what its folder says about it.
+
+    Attributes:
+      lm: model and parameters. Its `vocab` is the number of real token ids: a tokenizer with fewer
+        ids than the embedding has rows leaves the rest as padding.
+      config: the Hugging Face `config.json`.
+      tokenizer: None where the folder has none.
+      eos_ids: end tokens, of `generation_config.json` if it has any, else of `config.json`.
+      bos_id: start token by the same files, None if they name none.
+    """
+
+    lm: BoundLM
+    config: dict[str, Any]
+    tokenizer: tokenizers.Tokenizer | None
+    eos_ids: tuple[int, ...]
+    bos_id: int | None
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What `metadata.json` says.
+
+    Attributes:
+      format_version: `FORMAT_VERSION` of the writer.
+      source: the name of the folder converted, without its path.
+      source_dtype, dtype: of the weights there and here; "mixed" if they have several.
+      converter_version: of mtad-jax.
+      layout: of the Hugging Face tensors, for the way back.
+    """
+
+    format_version: int
+    source: str
+    source_dtype: str
+    dtype: str
+    converter_version: str
+    layout: Layout
+
+
+def load(path: str | Path, *, dtype: Any = None, sharding: Any = None) -> LoadedModel:
+    """Open a checkpoint, our own or Hugging Face's.
+
+    Weights go to the devices one at a time (Hugging Face) or by orbax straight into their shards
+    (our own).
+
+    Args:
+      path: the folder.
+      dtype: of the parameters. None: as stored (the widest, if there are several), except that
+        bfloat16 and float16 become float32 on the CPU backend, where they compute 4 to 9 times
+        slower. Give a dtype to have it whatever the backend.
+      sharding: a `jax.sharding.Sharding` for all parameters, or a tree of them. None: the first
+        device.
+
+    Raises:
+      ValueError: the folder is no checkpoint, is damaged or unsupported, or its weights and config
+        do not match. One line, naming file or key.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder")
+    for name in SIDE_FILES:  # the tokenizer reader follows links
+        inner_file(path, name)
+    ours = inner_file(path, "metadata.json") is not None
+    config, model, params = (_load_own if ours else _load_hf)(path, dtype, sharding)
+    tokenizer = tokenizers.load_tokenizer(path)
+    vocab = model.vocab_size
+    if tokenizer is not None:
+        vocab = min(vocab, tokenizer.vocab_size)
+    return LoadedModel(
+        lm=BoundLM(params, model, vocab),
+        config=config,
+        tokenizer=tokenizer,
+        eos_ids=_token_ids(path, config, "eos_token_id"),
+        bos_id=next(iter(_token_ids(path, config, "bos_token_id")), None),
+    )
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Return the metadata of one of our own folders.
+
+    Raises:
+      ValueError: it has none, or of another format or version.
+    """
+    data = read_json(path, "metadata.json")
+    if data is None:
+        raise ValueError(f"{path}: no metadata.json: not a folder that from_hf wrote")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path / 'metadata.json'}: format_version={version!r}, this mtad-jax reads "
+            f"{FORMAT_VERSION}: convert the checkpoint again or update mtad-jax"
+        )
+    try:
+        layout = data["layout"]
+        names = ("source", "source_dtype", "dtype", "converter_version")
+        return Metadata(
+            version,
+            *(str(data[name]) for name in names),
+            layout=Layout(bool(layout["bare"]), tuple(layout["tied"]), tuple(layout["ignored"])),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path / 'metadata.json'}: incomplete ({error}): convert the checkpoint again"
+        ) from error
+
+
+def _load_own(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], LinenLM, Any]:
+    read_metadata(path)
+    config = read_json(path, "config.json")
+    if config is None:
+        raise ValueError(f"{path}: config.json is missing: convert the checkpoint again")
+    model = model_of(config)
+    stored = orbax_io.open_lazy(path / "params")
+    check_params(model, stored)  # orbax would pad or cut a wrong shape
+    dtype = _compute_dtype(dtype, stored)
+    like = _map_sharded(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
+        stored,
+        sharding,
+    )
+    return config, model, orbax_io.restore(path / "params", like)
+
+
+def _load_hf(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], LinenLM, Any]:
+    folder = open_folder(path)
+    model, params, _ = to_params(folder.config, folder.tensors)
+    dtype = _compute_dtype(dtype, params)
+
+    def put(leaf: LazyTensor, where: jax.sharding.Sharding) -> jax.Array:
+        array = leaf.astype(dtype).finite().read()
+        return jax.block_until_ready(jax.device_put(array, where))  # one at a time
+
+    return folder.config, model, _map_sharded(put, params, sharding)
+
+
+def _map_sharded(call: Callable[[Any, Any], Any], tree: Mapping[str, Any], sharding: Any) -> Any:
+    """Map `call(leaf, its sharding)` over the tree."""
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if isinstance(sharding, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: call(leaf, sharding), tree)
+    return jax.tree.map(call, tree, sharding)
+
+
+def _compute_dtype(dtype: Any, tree: Mapping[str, Any]) -> np.dtype:
+    if dtype is not None:
+        return np.dtype(dtype)
+    stored = common_dtype(tree)
+    return np.dtype(jnp.float32) if jax.default_backend() == "cpu" else stored
+
+
+def _token_ids(path: Path, config: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Return the ids that a setting names: one, a list, or none."""
+    generation = read_json(path, "generation_config.json") or {}
+    found = generation.get(name)
+    found = config.get(name) if found is None else found
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise ValueError(f"{path}: {name}={found!r} must be a token id or a list of them")
+    return tuple(ids)

@@ -1,0 +1,159 @@
+"""Hugging Face names of the supported families' tensors and settings, as data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import linen as nn
+
+from mtad_jax.models.base import LinenLM, LMConfig
+from mtad_jax.models.llama import Llama, llama_config
+from mtad_jax.models.opt import OPT, opt_config
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One correspondence; `{i}` stands for the layer's number.
+
+    Attributes:
+      key: of the Hugging Face tensor.
+      path: of our parameter, joined by "/".
+      transpose: ours is the transpose of theirs (torch keeps [out, in]). Its own inverse.
+    """
+
+    key: str
+    path: str
+    transpose: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """A Hugging Face `model_type`.
+
+    Attributes:
+      config: reader of the `config.json`.
+      module: our module for that config.
+      rules: a rule for every parameter any member can have.
+      prefix: of keys; exports of the bare model lack it.
+      tied: key → key that it repeats when the config ties them.
+      ignored: patterns of keys that hold no weights (recomputed buffers, version marks).
+      fixed: settings that our module does not have, with the only value that it can honour.
+    """
+
+    config: Callable[[Mapping[str, Any]], LMConfig]
+    module: Callable[[Any], nn.Module]
+    rules: tuple[Rule, ...]
+    prefix: str
+    tied: Mapping[str, str]
+    ignored: tuple[str, ...]
+    fixed: Mapping[str, Any]
+
+
+def _table(key: str, path: str) -> tuple[Rule, ...]:
+    return (Rule(f"{key}.weight", f"{path}/table", False),)
+
+
+def _dense(key: str, path: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{key}.weight", f"{path}/kernel", True),
+        Rule(f"{key}.bias", f"{path}/bias", False),
+    )
+
+
+def _norm(key: str, path: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{key}.weight", f"{path}/scale", False),
+        Rule(f"{key}.bias", f"{path}/bias", False),
+    )
+
+
+_LLAMA_RULES = (
+    *_table("model.embed_tokens", "embed"),
+    *_norm("model.layers.{i}.input_layernorm", "layer_{i}/attn_norm"),
+    *_dense("model.layers.{i}.self_attn.q_proj", "layer_{i}/q"),
+    *_dense("model.layers.{i}.self_attn.k_proj", "layer_{i}/k"),
+    *_dense("model.layers.{i}.self_attn.v_proj", "layer_{i}/v"),
+    *_dense("model.layers.{i}.self_attn.o_proj", "layer_{i}/o"),
+    *_norm("model.layers.{i}.post_attention_layernorm", "layer_{i}/mlp_norm"),
+    *_dense("model.layers.{i}.mlp.gate_proj", "layer_{i}/gate"),
+    *_dense("model.layers.{i}.mlp.up_proj", "layer_{i}/up"),
+    *_dense("model.layers.{i}.mlp.down_proj", "layer_{i}/down"),
+    *_norm("model.norm", "final_norm"),
+    *_dense("lm_head", "head"),
+)
+
+_OPT_RULES = (
+    *_table("model.decoder.embed_tokens", "embed"),
+    *_table("model.decoder.embed_positions", "positions"),
+    *_dense("model.decoder.project_in", "project_in"),
+    *_dense("model.decoder.project_out", "project_out"),
+    *_norm("model.decoder.layers.{i}.self_attn_layer_norm", "layer_{i}/attn_norm"),
+    *_dense("model.decoder.layers.{i}.self_attn.q_proj", "layer_{i}/q"),
+    *_dense("model.decoder.layers.{i}.self_attn.k_proj", "layer_{i}/k"),
+    *_dense("model.decoder.layers.{i}.self_attn.v_proj", "layer_{i}/v"),
+    *_dense("model.decoder.layers.{i}.self_attn.out_proj", "layer_{i}/o"),
+    *_norm("model.decoder.layers.{i}.final_layer_norm", "layer_{i}/mlp_norm"),
+    *_dense("model.decoder.layers.{i}.fc1", "layer_{i}/up"),
+    *_dense("model.decoder.layers.{i}.fc2", "layer_{i}/down"),
+    *_norm("model.decoder.final_layer_norm", "final_norm"),
+    *_dense("lm_head", "head"),
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(
+        config=llama_config,
+        module=Llama,
+        rules=_LLAMA_RULES,
+        prefix="model.",
+        tied={"lm_head.weight": "model.embed_tokens.weight"},
+        ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+        fixed={"partial_rotary_factor": 1.0, "quantization_config": None},
+    ),
+    "opt": Family(
+        config=opt_config,
+        module=OPT,
+        rules=_OPT_RULES,
+        prefix="model.",
+        tied={"lm_head.weight": "model.decoder.embed_tokens.weight"},
+        ignored=(r"model\.decoder\.version",),
+        fixed={"quantization_config": None},
+    ),
+}
+"""model_type → family: the one place to add an architecture."""
+
+
+def family_of(hf_config: Mapping[str, Any]) -> Family:
+    """Return the family of a `config.json`.
+
+    Raises:
+      ValueError: unknown `model_type`, naming those supported.
+    """
+    kind = hf_config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(
+            f"config.json: model_type={kind!r} is not supported: use one of {sorted(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
+    """Build the model that a `config.json` describes.
+
+    Raises:
+      ValueError: unsupported architecture or setting, or an incomplete config.
+    """
+    family = family_of(hf_config)
+    rope = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}
+    for name, value in family.fixed.items():
+        found = hf_config.get(name, rope.get(name, value))
+        if found != value:
+            found = str(found)[:80]
+            raise ValueError(f"config.json: {name}={found} is not supported: only {value} is")
+    try:
+        model = LinenLM(family.module(family.config(hf_config)))
+        model.param_shapes()
+    except KeyError as error:
+        raise ValueError(f"config.json: setting {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"config.json: {error}") from error
+    return model

@@ -1,0 +1,159 @@
+"""Between Hugging Face tensors and our parameter tree, by the rules of `mtad_jax.hf`."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mtad_jax.hf import Family, Rule, family_of, model_of
+from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor
+from mtad_jax.models.base import LinenLM
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a Hugging Face checkpoint its parameters do not tell; kept for the way back.
+
+    Attributes:
+      bare: keys lack the family's prefix.
+      tied: keys present though they repeat another.
+      ignored: keys present though they hold no weights.
+    """
+
+    bare: bool = False
+    tied: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def key_rules(hf_config: Mapping[str, Any], model: LinenLM) -> dict[str, Rule]:
+    """Return our parameter path → its rule with the layer's number filled in."""
+    by_path = {rule.path: rule for rule in family_of(hf_config).rules}
+    out = {}
+    for path in _flat(model.param_shapes()):
+        number = re.match(r"layer_(\d+)/", path)
+        rule = by_path[re.sub(r"^layer_\d+/", "layer_{i}/", path)]
+        key = rule.key.format(i=number.group(1)) if number else rule.key
+        out[path] = Rule(key, path, rule.transpose)
+    return out
+
+
+def to_params(
+    hf_config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]
+) -> tuple[LinenLM, dict[str, Any], Layout]:
+    """Turn Hugging Face tensors into our parameter tree, using every tensor exactly once.
+
+    Returns:
+      The model, its parameter tree (leaves lazy), and the layout.
+
+    Raises:
+      ValueError: keys left over or missing, a wrong shape or dtype, or a key that repeats a tied
+        one with other values.
+    """
+    model, family = model_of(hf_config), family_of(hf_config)
+    rules = key_rules(hf_config, model)
+    bare = not any(key.startswith(family.prefix) for key in tensors)
+    full = {_full_key(key, family, bare): tensor for key, tensor in tensors.items()}
+    used = {rule.key for rule in rules.values()}
+    tied = {k for k, same in family.tied.items() if k in full and k not in used and same in full}
+    ignored = {k for k in full if any(re.fullmatch(p, k) for p in family.ignored)}
+    unused = sorted(full.keys() - used - tied - ignored)
+    missing = [f"{path} ({rule.key})" for path, rule in rules.items() if rule.key not in full]
+    if unused or missing:
+        raise ValueError(
+            f"weights and config.json (model_type={hf_config['model_type']}) do not match: "
+            f"unused keys: {_few(unused)}; missing parameters: {_few(missing)}"
+        )
+    shapes = _flat(model.param_shapes())
+    params = {path: _take(full[rule.key], rule, shapes[path].shape) for path, rule in rules.items()}
+    for key in tied:
+        _check_tied(full[key], full[family.tied[key]])
+    layout = Layout(bare, tuple(sorted(tied)), tuple(sorted(ignored)))
+    return model, unflatten_dict(params, sep="/"), layout
+
+
+def to_tensors(
+    hf_config: Mapping[str, Any],
+    params: Mapping[str, Any],
+    layout: Layout,
+    ignored: Mapping[str, LazyTensor],
+) -> dict[str, LazyTensor]:
+    """Turn our parameter tree (leaves lazy) into Hugging Face tensors: `to_params` backwards.
+
+    Args:
+      hf_config: the `config.json`.
+      params: the tree.
+      layout: of the checkpoint it came from.
+      ignored: the tensors that `layout.ignored` names.
+
+    Raises:
+      ValueError: the tree is not that of the config's model.
+    """
+    model, family = model_of(hf_config), family_of(hf_config)
+    check_params(model, params)
+    flat = _flat(params)
+    out = dict(ignored)
+    for path, rule in key_rules(hf_config, model).items():
+        out[rule.key] = flat[path].transposed() if rule.transpose else flat[path]
+    out |= {key: out[family.tied[key]] for key in layout.tied}
+    if layout.bare:
+        out = {key.removeprefix(family.prefix): tensor for key, tensor in out.items()}
+    return out
+
+
+def check_params(model: LinenLM, params: Mapping[str, Any]) -> None:
+    """Check that a tree (of anything with a shape) is the model's.
+
+    Raises:
+      ValueError: parameters that are unknown, missing, or of a wrong shape.
+    """
+    flat, shapes = _flat(params), _flat(model.param_shapes())
+    if flat.keys() != shapes.keys():
+        raise ValueError(
+            "parameters and config.json do not match: "
+            f"unknown: {_few(sorted(flat.keys() - shapes))}; "
+            f"missing: {_few(sorted(shapes.keys() - flat))}"
+        )
+    for path, leaf in flat.items():
+        got, wanted = list(leaf.shape), list(shapes[path].shape)
+        if got != wanted:
+            raise ValueError(f"parameter {path}: shape {got}, config.json wants {wanted}")
+
+
+def _full_key(key: str, family: Family, bare: bool) -> str:
+    """Add the prefix that a bare export lacks; heads never have it."""
+    return family.prefix + key if bare and key not in family.tied else key
+
+
+def _take(tensor: LazyTensor, rule: Rule, shape: tuple[int, ...]) -> LazyTensor:
+    wanted = shape[::-1] if rule.transpose else shape
+    if tensor.shape != wanted:
+        raise ValueError(
+            f"{tensor.name}: shape {list(tensor.shape)}, config.json wants {list(wanted)}"
+        )
+    if tensor.dtype not in WEIGHT_DTYPES:
+        names = [dtype.name for dtype in WEIGHT_DTYPES]
+        raise ValueError(f"{tensor.name}: dtype {tensor.dtype.name} is not one of {names}")
+    return tensor.transposed() if rule.transpose else tensor
+
+
+def _check_tied(copy: LazyTensor, original: LazyTensor) -> None:
+    same = (copy.shape, copy.dtype) == (original.shape, original.dtype)
+    if not same or not np.array_equal(copy.read().view(np.uint8), original.read().view(np.uint8)):
+        raise ValueError(
+            f"{copy.name}: differs from {original.name} though config.json ties them: set "
+            "tie_word_embeddings=false there if this head is meant"
+        )
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return path → leaf; plain dicts in and out, unlike flax's type says."""
+    return cast(dict[str, Any], flatten_dict(tree, sep="/"))
+
+
+def _few(names: Iterable[str], most: int = 6) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more

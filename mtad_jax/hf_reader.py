@@ -1,0 +1,196 @@
+"""Reads a Hugging Face folder: config, and weights as lazy tensors. Trusts nothing in it."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mtad_jax import torch_reader
+from mtad_jax.lazy import LazyTensor
+
+SIDE_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""Files besides weights and `config.json` that a conversion takes along where they exist."""
+
+_DTYPES = {
+    "BF16": jnp.bfloat16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class HFFolder:
+    """An opened folder.
+
+    Attributes:
+      path: the folder.
+      config: its `config.json`.
+      tensors: by key, each read when asked for.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tensors: Mapping[str, LazyTensor]
+
+
+def open_folder(path: str | Path) -> HFFolder:
+    """Open a Hugging Face folder without reading its weights.
+
+    Raises:
+      ValueError: no config or weights, a damaged or missing file, a key in two files, or a file
+        outside the folder. One line, naming the file.
+    """
+    path = Path(path)
+    config = read_json(path, "config.json")
+    if config is None:
+        raise ValueError(f"{path}: no config.json: give a Hugging Face checkpoint folder")
+    return HFFolder(path, config, _read_weights(path))
+
+
+def inner_file(folder: Path, name: str) -> Path | None:
+    """Return the path of a file directly in a checkpoint folder, None if it is not there.
+
+    A checkpoint may come from anywhere, so that neither its index nor its links may lead out of
+    it. The Hub's cache links `models--x/snapshots/y/file` to `models--x/blobs/z`: for such a
+    folder, `models--x` is the bound.
+
+    Raises:
+      ValueError: the name has a directory in it, or a link leads out.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise ValueError(f"{folder}: file name {name!r} must not lead to another folder")
+    file, root = folder / name, folder.resolve()
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        root = root.parent.parent
+    target = file.resolve()
+    if not target.is_relative_to(root):
+        raise ValueError(f"{file}: links to {target}, outside of {root}: copy the file instead")
+    if file.is_symlink() and not target.exists():
+        raise ValueError(f"{file}: links to a missing file: download it again")
+    return file if target.is_file() else None
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return a JSON object from the folder, None if there is no such file.
+
+    Raises:
+      ValueError: not JSON, not an object, or a key twice.
+    """
+    file = inner_file(folder, name)
+    if file is None:
+        return None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: holds a {type(data).__name__}, not a JSON object")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} appears twice")
+    return out
+
+
+def _read_weights(folder: Path) -> dict[str, LazyTensor]:
+    """Open all weight files; safetensors before torch files, as in transformers."""
+    kinds: tuple[tuple[str, str, str, Callable[[Path], dict[str, LazyTensor]]], ...] = (
+        ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", _safetensors),
+        (
+            "pytorch_model.bin",
+            "pytorch_model-*.bin",
+            "pytorch_model.bin.index.json",
+            torch_reader.read,
+        ),
+    )
+    for single, shards, index, reader in kinds:
+        table = read_json(folder, index)
+        if table is not None:
+            return _read_shards(folder, index, table, reader)
+        file = inner_file(folder, single)
+        if file is not None:
+            return reader(file)
+        names = sorted(found.name for found in folder.glob(shards))
+        if names:
+            return _merge(folder, names, reader)
+    raise ValueError(f"{folder}: no weights: {kinds[0][0]} or {kinds[1][0]} (or shards) expected")
+
+
+def _read_shards(
+    folder: Path, index: str, table: dict[str, Any], reader: Callable
+) -> dict[str, LazyTensor]:
+    """Open the shards of an index and check that each key is where the index says."""
+    where = table.get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise ValueError(f"{folder / index}: weight_map must map keys to file names")
+    tensors = _merge(folder, sorted(set(where.values())), reader)
+    for key, name in where.items():
+        if key not in tensors:
+            raise ValueError(
+                f"{folder / name}: key {key} is missing though {index} names it: "
+                "download the file again"
+            )
+    return tensors
+
+
+def _merge(folder: Path, names: list[str], reader: Callable) -> dict[str, LazyTensor]:
+    out: dict[str, LazyTensor] = {}
+    for name in names:
+        file = inner_file(folder, name)
+        if file is None:
+            raise ValueError(f"{folder / name}: shard is missing: download the checkpoint again")
+        for key, tensor in reader(file).items():
+            if key in out:
+                raise ValueError(f"{tensor.name}: key is also in another shard: {out[key].name}")
+            out[key] = tensor
+    return out
+
+
+def _safetensors(file: Path) -> dict[str, LazyTensor]:
+    """Open a safetensors file."""
+    try:
+        handle = safe_open(file, framework="np")
+        slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{file}: truncated or corrupt safetensors file ({error}): download it again"
+        ) from error
+    out = {}
+    for key, part in slices.items():
+        kind = part.get_dtype()
+        if kind not in _DTYPES:
+            raise ValueError(f"{file}: {key}: dtype {kind} is not one of {sorted(_DTYPES)}")
+        out[key] = LazyTensor(
+            name=f"{file}: {key}",
+            shape=tuple(part.get_shape()),
+            dtype=np.dtype(_DTYPES[kind]),
+            source=lambda key=key: handle.get_tensor(key),
+        )
+    return out
