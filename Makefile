@@ -1,0 +1,58 @@
+# Two commands set everything up: `make demo` and `make test`. Everything goes into .venv here.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Each stamp says that .venv holds what this pyproject.toml asks for: re-runs skip pip.
+CORE := $(VENV)/.installed-core
+TEST := $(VENV)/.installed-test
+DEV := $(VENV)/.installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Tests compile much and run little, so a second process helps even on two cores.
+PYTEST_FLAGS ?= -n auto --maxprocesses=4
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint benchmark clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
+
+demo: $(CORE)  ## Install into .venv, then continue a prompt with four decoding rules
+	@$(BIN)/python -m experiments.demo
+
+test: $(TEST)  ## Install the test tools as well, then run the tests
+	@$(BIN)/python -m pytest -q $(PYTEST_FLAGS)
+
+lint: $(DEV)  ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+benchmark: $(CORE)  ## Print the table of speeds and qualities (about eight minutes on two cores)
+	@$(BIN)/python -m experiments.benchmark
+
+clean:  ## Remove .venv
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is older than 3.11: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml | $(BIN)/python
+	@echo "installing mtad-jax into $(VENV) ..."
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+# torch first and alone, at the pinned version: resolved together with the rest, pip may try
+# several builds of it, gigabytes each.
+$(TEST): $(CORE)
+	@echo "installing the test tools into $(VENV) ..."
+	@$(PIP_INSTALL) "$$(sed -nE 's/^ *"(torch==[^"]+)",?$$/\1/p' pyproject.toml)"
+	@$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+$(DEV): $(TEST)
+	@$(PIP_INSTALL) --editable '.[test,dev]'
+	@touch $@
