@@ -1,0 +1,28 @@
+"""Multi-token assisted decoding for JAX: faster and better text from large language models."""
+
+from mtad_jax import recipes
+from mtad_jax.checkpoint import LoadedModel, load
+from mtad_jax.decode.generate import generate, stream
+from mtad_jax.decode.result import DecodeResult, DecodeStats
+from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
+from mtad_jax.pipeline import Completion, Pipeline
+from mtad_jax.tokenizers import Tokenizer, load_tokenizer
+from mtad_jax.warp import Warp
+
+__all__ = [
+    "BoundLM",
+    "CausalLM",
+    "Completion",
+    "DecodeResult",
+    "DecodeStats",
+    "LinenLM",
+    "LoadedModel",
+    "Pipeline",
+    "Tokenizer",
+    "Warp",
+    "generate",
+    "load",
+    "load_tokenizer",
+    "recipes",
+    "stream",
+]

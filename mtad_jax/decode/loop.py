@@ -136,4 +136,5 @@ def result_of(
     def cut(buffer: Array) -> Array:
         return jnp.where(inside, jnp.take_along_axis(buffer, index, axis=1), 0)
 
-    return DecodeResult(cut(state.tokens), length, jax.tree.map(cut, state.trace), depth)
+    trace = jax.tree.map(cut, state.trace)
+    return DecodeResult(cut(state.tokens), length, state.done, trace, depth)

@@ -6,7 +6,7 @@ import numpy as np
 from flax import struct
 
 from mtad_jax.decode.state import Trace
-from mtad_jax.types import Array, Float, Int
+from mtad_jax.types import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,14 @@ class DecodeResult:
     Attributes:
       tokens: [B, M] generated tokens, end token included, 0 past the row's length.
       length: [B] how many of them are text.
+      done: [B] whether the row has ended; False only in the items of a stream.
       trace: [B, M] what is known of each; 0 past the row's length.
       depth: K of the strategy; static.
     """
 
     tokens: Int[Array, "B M"]
     length: Int[Array, " B"]
+    done: Bool[Array, " B"]
     trace: Trace
     depth: int = struct.field(pytree_node=False)
 

@@ -1,0 +1,264 @@
+"""Text in, text out: tokenizers, stop strings and streaming around `generate`."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtad_jax import checkpoint, tokenizers
+from mtad_jax.checkpoint import LoadedModel
+from mtad_jax.decode import generate as engine
+from mtad_jax.decode.result import DecodeResult
+from mtad_jax.decode.strategy import Strategy
+from mtad_jax.detokenize import StopTrimmer
+
+_ROUNDS_BETWEEN_STOP_CHECKS = 8  # stop strings are looked for on the host
+_ALL_ROUNDS = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RowStats:
+    """Counters of one prompt; see `mtad_jax.decode.result.DecodeStats`.
+
+    Attributes:
+      rounds: calls of the target.
+      accepted: drafted tokens that are part of the text.
+      drafted: tokens of the candidates.
+      block_efficiency: 1 + accepted / rounds.
+      acceptance_by_position: share of rounds in which at least i + 1 drafted tokens were accepted.
+    """
+
+    rounds: int
+    accepted: int
+    drafted: int
+    block_efficiency: float
+    acceptance_by_position: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What one prompt got.
+
+    Attributes:
+      prompt_ids: the prompt, start token included.
+      tokens: generated ids, end token included; cut before a stop string.
+      text: their text, without special tokens; empty where there is no tokenizer.
+      logp, logp_raw: log-probability of each token under the warped and the un-warped target.
+      stats: counters, cut like the tokens.
+      finish_reason: "end" (end token), "stop" (stop string) or "length".
+    """
+
+    prompt_ids: list[int]
+    tokens: list[int]
+    text: str
+    logp: list[float]
+    logp_raw: list[float]
+    stats: RowStats
+    finish_reason: str
+
+
+class TextStream(Iterator[str]):
+    """Pieces of one text as they become final; `completion` is set after the last."""
+
+    completion: Completion | None = None
+
+    def __init__(self, pieces: Iterator[tuple[str, Completion | None]]):
+        self._pieces = pieces
+
+    def __next__(self) -> str:
+        piece, completion = next(self._pieces)
+        self.completion = completion
+        return piece
+
+
+class Pipeline:
+    """A target, and a draft if there is one, ready to continue texts."""
+
+    def __init__(self, target: LoadedModel, draft: LoadedModel | None = None):
+        """Pair two models.
+
+        Raises:
+          ValueError: their vocabularies differ, naming the first difference.
+        """
+        self.target = target
+        self.draft = None if draft is None else _same_vocabulary(target, draft)
+
+    @classmethod
+    def load(
+        cls, target: str | Path, draft: str | Path | None = None, *, dtype: Any = None
+    ) -> "Pipeline":
+        """Open one or two checkpoint folders, ours or Hugging Face's; see `mtad_jax.load`."""
+        models = [checkpoint.load(path, dtype=dtype) for path in (target, draft) if path]
+        return cls(*models)
+
+    @classmethod
+    def shipped(cls) -> "Pipeline":
+        """Open the trained pair that comes with the package; `docs/training.md` has its recipe."""
+        with resources.as_file(resources.files("mtad_jax") / "assets") as folder:
+            return cls.load(folder / "target", folder / "draft")
+
+    def __call__(
+        self, prompts: Sequence[str | Sequence[int]], *, stop: Sequence[str] = (), **settings: Any
+    ) -> list[Completion]:
+        """Continue prompts as one batch.
+
+        Args:
+          prompts: texts, or token ids taken as they are.
+          stop: strings that end a text; it is cut right before them, and ids, log-probabilities
+            and counters with it.
+          **settings: `strategy`, `warp`, `max_new_tokens`, `eos_id` (None: the checkpoint's;
+            (): none), `seed`, `row_ids`, `slots`: as `mtad_jax.generate`.
+
+        Raises:
+          ValueError: as `mtad_jax.generate`; an empty prompt; text without a tokenizer.
+        """
+        rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else _ALL_ROUNDS
+        return list(self._run(prompts, stop, rounds, settings))[-1][1]
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: Sequence[str] = (),
+        rounds: int = 1,
+        **settings: Any,
+    ) -> TextStream:
+        """Continue one prompt piece by piece; never half a character, never part of a stop string.
+
+        Args:
+          prompt: as an item of `__call__`'s.
+          stop: as `__call__`.
+          rounds: rounds between two pieces.
+          **settings: as `__call__`.
+
+        Raises:
+          ValueError: as `__call__`.
+        """
+        run = self._run([prompt], stop, rounds, settings)
+        return TextStream((pieces[0], (done or [None])[0]) for pieces, done in run)
+
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """Return a prompt's token ids.
+
+        Raises:
+          ValueError: no token is left, or text is given and there is no tokenizer.
+        """
+        if isinstance(prompt, str):
+            if self.target.tokenizer is None:
+                raise ValueError("the checkpoint has no tokenizer files: give prompts as token ids")
+            ids = self.target.tokenizer.encode(prompt)
+        else:
+            ids = [int(i) for i in prompt]
+        if not ids:
+            raise ValueError("the prompt is empty and the tokenizer has no start token: give text")
+        return ids
+
+    def _run(
+        self, prompts: Sequence, stop: Sequence[str], rounds: int, settings: dict[str, Any]
+    ) -> Iterator[tuple[list[str], list[Completion]]]:
+        """Check and start a call; see `_follow`."""
+        if isinstance(stop, str):
+            raise ValueError(f"stop={stop!r} must be a list of strings: write [{stop!r}]")
+        if not prompts:
+            raise ValueError("prompts is empty: give at least one")
+        tokenizer = self.target.tokenizer
+        if stop and tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, and the checkpoint has none")
+        ids = [self.encode(prompt) for prompt in prompts]
+        eos = settings.pop("eos_id", None)
+        eos = self.target.eos_ids if eos is None else tuple(np.atleast_1d(eos).tolist())
+        strategy: Strategy = settings["strategy"]
+        padded = np.zeros((len(ids), max(map(len, ids))), np.int32)
+        for row, prompt in zip(padded, ids, strict=True):
+            row[: len(prompt)] = prompt
+        results = engine.stream(
+            self.target.lm,
+            padded,
+            [len(prompt) for prompt in ids],
+            draft=self.draft.lm if self.draft and strategy.needs_draft else None,
+            eos_id=eos,
+            rounds=rounds,
+            **settings,
+        )
+        trimmers = [StopTrimmer(tokenizer, stop) if tokenizer else None for _ in ids]
+        return _follow(results, ids, trimmers, eos)
+
+
+def _follow(
+    results: Iterator[DecodeResult],
+    prompts: list[list[int]],
+    trimmers: list[StopTrimmer | None],
+    eos: tuple[int, ...],
+) -> Iterator[tuple[list[str], list[Completion]]]:
+    """Yield each step's new text of every row, and with the last step the completions."""
+    seen = [0] * len(prompts)
+    texts = [""] * len(prompts)
+    for result in results:
+        tokens, lengths = np.asarray(result.tokens), np.asarray(result.length)
+        done = np.asarray(result.done).copy()
+        pieces = [""] * len(prompts)
+        for row, trimmer in enumerate(trimmers):
+            if trimmer is not None:
+                pieces[row] = trimmer.push(tokens[row, seen[row] : lengths[row]].tolist())
+                if done[row]:
+                    pieces[row] += trimmer.flush()
+                done[row] |= trimmer.stopped
+            seen[row] = int(lengths[row])
+            texts[row] += pieces[row]
+        if done.all():
+            yield pieces, _completions(result, prompts, texts, trimmers, eos)
+            return
+        yield pieces, []
+
+
+def _completions(
+    result: DecodeResult,
+    prompts: list[list[int]],
+    texts: list[str],
+    trimmers: list[StopTrimmer | None],
+    eos: tuple[int, ...],
+) -> list[Completion]:
+    """Cut every row at its stop string and gather what is known of it."""
+    kept = np.asarray(result.length).copy()
+    for row, trimmer in enumerate(trimmers):
+        if trimmer is not None and trimmer.stopped:
+            kept[row] = trimmer.kept_tokens
+    stats = result.stats(kept)
+    tokens = np.asarray(result.tokens)
+    logp, logp_raw = np.asarray(result.trace.logp), np.asarray(result.trace.logp_raw)
+    completions = []
+    for row, (n, trimmer) in enumerate(zip(kept, trimmers, strict=True)):
+        stopped = trimmer is not None and trimmer.stopped
+        ended = n > 0 and int(tokens[row, n - 1]) in eos
+        counters = RowStats(
+            rounds=int(stats.rounds[row]),
+            accepted=int(stats.accepted[row]),
+            drafted=int(stats.drafted[row]),
+            block_efficiency=float(stats.block_efficiency[row]),
+            acceptance_by_position=stats.acceptance_by_position[row].tolist(),
+        )
+        completions.append(
+            Completion(
+                prompt_ids=prompts[row],
+                tokens=tokens[row, :n].tolist(),
+                text=texts[row],
+                logp=logp[row, :n].tolist(),
+                logp_raw=logp_raw[row, :n].tolist(),
+                stats=counters,
+                finish_reason="stop" if stopped else "end" if ended else "length",
+            )
+        )
+    return completions
+
+
+def _same_vocabulary(target: LoadedModel, draft: LoadedModel) -> LoadedModel:
+    """Return the draft, cut to the target's real vocabulary where it has no tokenizer itself."""
+    if target.tokenizer and draft.tokenizer:
+        tokenizers.same_vocabulary(target.tokenizer, draft.tokenizer)
+    vocab, rows = target.lm.vocab_size, draft.lm.model.vocab_size
+    if draft.lm.vocab_size != vocab and not draft.tokenizer and target.tokenizer and rows >= vocab:
+        return dataclasses.replace(draft, lm=draft.lm.replace(vocab=vocab))
+    return draft
