@@ -14,7 +14,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
     Caught are bad flags, positional arguments (no program here takes any), `ValueError`, `OSError`
     and Ctrl-C. Anything else is a mistake of ours and keeps its traceback. `--verbosity=1` shows
-    the traceback of the others too.
+    the traceback of the others too. Unless that flag says otherwise, only warnings are logged:
+    orbax logs a dozen lines for every read.
 
     Args:
       main: takes the arguments left over (the program's name only); returns an exit code or None.
@@ -47,9 +48,12 @@ def one_line(error: BaseException) -> str:
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parse absl flags without the usage text that absl prints around an error."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.Error as error:
         _fail(f"{one_line(error)} (--help lists the flags)", 1)
+    if flags.FLAGS["verbosity"].using_default_value:  # absl would raise it to INFO next
+        flags.FLAGS.verbosity = logging.WARNING
+    return rest
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -58,8 +58,8 @@ def to_params(
     full = {_full_key(key, family, bare): tensor for key, tensor in tensors.items()}
     used = {rule.key for rule in rules.values()}
     tied = {k for k, same in family.tied.items() if k in full and k not in used and same in full}
-    ignored = {k for k in full if any(re.fullmatch(p, k) for p in family.ignored)}
-    unused = sorted(full.keys() - used - tied - ignored)
+    idle = {k for k in full if any(re.fullmatch(p, k) for p in family.ignored)}
+    unused = sorted(full.keys() - used - tied - idle)
     missing = [f"{path} ({rule.key})" for path, rule in rules.items() if rule.key not in full]
     if unused or missing:
         raise ValueError(
@@ -70,7 +70,8 @@ def to_params(
     params = {path: _take(full[rule.key], rule, shapes[path].shape) for path, rule in rules.items()}
     for key in tied:
         _check_tied(full[key], full[family.tied[key]])
-    layout = Layout(bare, tuple(sorted(tied)), tuple(sorted(ignored)))
+    ignored = sorted(key for key in tensors if _full_key(key, family, bare) in idle)
+    layout = Layout(bare, tuple(sorted(tied)), tuple(ignored))
     return model, unflatten_dict(params, sep="/"), layout
 
 
@@ -94,13 +95,13 @@ def to_tensors(
     model, family = model_of(hf_config), family_of(hf_config)
     check_params(model, params)
     flat = _flat(params)
-    out = dict(ignored)
+    out = {}
     for path, rule in key_rules(hf_config, model).items():
         out[rule.key] = flat[path].transposed() if rule.transpose else flat[path]
     out |= {key: out[family.tied[key]] for key in layout.tied}
     if layout.bare:
         out = {key.removeprefix(family.prefix): tensor for key, tensor in out.items()}
-    return out
+    return out | dict(ignored)
 
 
 def check_params(model: LinenLM, params: Mapping[str, Any]) -> None:

@@ -122,7 +122,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_weights(folder: Path) -> dict[str, LazyTensor]:
     """Open all weight files; safetensors before torch files, as in transformers."""
     kinds: tuple[tuple[str, str, str, Callable[[Path], dict[str, LazyTensor]]], ...] = (
-        ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", _safetensors),
+        (
+            "model.safetensors",
+            "model-*.safetensors",
+            "model.safetensors.index.json",
+            read_safetensors,
+        ),
         (
             "pytorch_model.bin",
             "pytorch_model-*.bin",
@@ -173,8 +178,12 @@ def _merge(folder: Path, names: list[str], reader: Callable) -> dict[str, LazyTe
     return out
 
 
-def _safetensors(file: Path) -> dict[str, LazyTensor]:
-    """Open a safetensors file."""
+def read_safetensors(file: Path) -> dict[str, LazyTensor]:
+    """Open a safetensors file.
+
+    Raises:
+      ValueError: damaged, or of a dtype that numpy lacks.
+    """
     try:
         handle = safe_open(file, framework="np")
         slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118

@@ -1,0 +1,150 @@
+"""Conversions both ways, tensor by tensor, into folders that appear whole or not at all."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from mtad_jax import orbax_io
+from mtad_jax.atomic import new_folder
+from mtad_jax.checkpoint import FORMAT_VERSION, Metadata, read_metadata
+from mtad_jax.hf_params import to_params, to_tensors
+from mtad_jax.hf_reader import SIDE_FILES, inner_file, open_folder, read_json, read_safetensors
+from mtad_jax.hf_writer import SHARD_BYTES, with_dtype, write_json, write_safetensors, write_tensors
+from mtad_jax.lazy import LazyTensor
+
+_MARGIN = 16_000_000  # bytes beside the weights: tokenizer, metadata, file system blocks
+_IGNORED = "ignored.safetensors"
+
+
+def from_hf(
+    source: str | Path, output: str | Path, *, dtype: Any = None, overwrite: bool = False
+) -> Metadata:
+    """Convert a Hugging Face folder to our own format.
+
+    Args:
+      source: the folder, as downloaded.
+      output: the folder to make.
+      dtype: what to round the weights to; None: as they are, and the way back is bit-exact.
+      overwrite: replace a checkpoint at `output`.
+
+    Raises:
+      ValueError: damaged or unsupported source, or an output that may not be written.
+      OSError: the output cannot be written.
+    """
+    source, output = _apart(source, output)
+    folder = open_folder(source)
+    _, params, layout = to_params(folder.config, folder.tensors)
+    target = jax.tree.map(lambda leaf: leaf.astype(dtype).finite(), params)
+    metadata = Metadata(
+        format_version=FORMAT_VERSION,
+        source=source.resolve().name,
+        source_dtype=_dtype_name(params),
+        dtype=_dtype_name(target),
+        converter_version=version("mtad-jax"),
+        layout=layout,
+    )
+    with new_folder(output, overwrite=overwrite, need_bytes=_bytes(target)) as temporary:
+        with _Progress(target, "from_hf") as ticking:
+            orbax_io.save(temporary / "params", ticking)
+        if layout.ignored:
+            ignored = {key: folder.tensors[key] for key in layout.ignored}
+            write_safetensors(temporary / _IGNORED, ignored)
+        _copy(source, temporary, ("config.json", *SIDE_FILES))
+        write_json(temporary / "metadata.json", asdict(metadata))
+    return metadata
+
+
+def to_hf(
+    source: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Metadata:
+    """Convert one of our folders back to Hugging Face's format.
+
+    Keys and bytes are those of the original, unless `from_hf` changed the dtype.
+
+    Args:
+      source: a folder that `from_hf` wrote.
+      output: the folder to make.
+      overwrite: replace a checkpoint at `output`.
+      shard_bytes: most bytes in one safetensors file.
+
+    Raises:
+      ValueError: damaged source, or an output that may not be written.
+      OSError: the output cannot be written.
+    """
+    source, output = _apart(source, output)
+    metadata, config = read_metadata(source), read_json(source, "config.json")
+    if config is None:
+        raise ValueError(f"{source}: config.json is missing: convert the checkpoint again")
+    layout, ignored = metadata.layout, {}
+    if layout.ignored:
+        file = inner_file(source, _IGNORED)
+        ignored = {} if file is None else read_safetensors(file)
+        if ignored.keys() != set(layout.ignored):
+            raise ValueError(f"{source / _IGNORED}: missing or incomplete: convert again")
+    params = orbax_io.open_lazy(source / "params")
+    tensors = to_tensors(config, params, layout, ignored)
+    with new_folder(output, overwrite=overwrite, need_bytes=_bytes(tensors)) as temporary:
+        with _Progress(tensors, "to_hf") as ticking:
+            write_tensors(temporary, ticking, shard_bytes)
+        _copy(source, temporary, SIDE_FILES)
+        if metadata.dtype in ("mixed", metadata.source_dtype):
+            _copy(source, temporary, ("config.json",))
+        else:
+            write_json(temporary / "config.json", with_dtype(config, metadata.dtype))
+    return metadata
+
+
+class _Progress:
+    """A bar with one step a tensor, on a terminal only."""
+
+    def __init__(self, tree: Mapping[str, Any], title: str):
+        count = len(jax.tree.leaves(tree))
+        self._tree = tree
+        self._bar = tqdm(total=count, desc=title, unit="tensor", disable=None)
+
+    def __enter__(self) -> dict[str, Any]:
+        return jax.tree.map(lambda leaf: leaf.each(self._bar.update), dict(self._tree))
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+
+def _apart(source: str | Path, output: str | Path) -> tuple[Path, Path]:
+    """Refuse an output that replacing or clearing would take the source along."""
+    source, output = Path(source), Path(output)
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such folder")
+    a, b = source.resolve(), output.resolve()
+    if a.is_relative_to(b) or b.is_relative_to(a):
+        raise ValueError(f"{output}: output and source {source} overlap: use another name")
+    return source, output
+
+
+def _copy(source: Path, output: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        file = inner_file(source, name)
+        if file is not None:
+            shutil.copyfile(file, output / name)
+
+
+def _leaves(tree: Mapping[str, Any]) -> list[LazyTensor]:
+    return jax.tree.leaves(tree)
+
+
+def _dtype_name(tree: Mapping[str, Any]) -> str:
+    names = {leaf.dtype.name for leaf in _leaves(tree)}
+    return names.pop() if len(names) == 1 else "mixed"
+
+
+def _bytes(tree: Mapping[str, Any]) -> int:
+    return sum(leaf.nbytes for leaf in _leaves(tree)) + _MARGIN

@@ -1,0 +1,113 @@
+"""Folders that appear complete or not at all."""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_folder(path: str | Path, *, overwrite: bool = False, need_bytes: int = 0) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, and rename it to `path` once the block is done.
+
+    The temporary folder's name is fixed and locked: what a killed run left is cleared by the next
+    one, and two runs cannot write at once. An old folder is moved aside only for the rename.
+
+    Args:
+      path: must not exist, unless `overwrite`.
+      overwrite: replace `path` if it is an empty folder or holds a checkpoint (a `config.json`);
+        anything else was hardly meant.
+      need_bytes: how much will be written.
+
+    Raises:
+      ValueError: `path` exists and may not be replaced, or another run writes it.
+      OSError: not enough space, now or while writing, or `path` cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock(temporary, path)
+    try:
+        _recover(path, old)
+        _check_output(path, overwrite)
+        _clear(temporary)
+        free = shutil.disk_usage(path.parent).free
+        if free < need_bytes:
+            raise _no_space(path, need_bytes, free)
+        yield temporary
+        _sync(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        _sync_one(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except Exception as error:
+        if "No space left on device" in f"{error} {error.__cause__}":  # tensorstore's kind too
+            raise _no_space(path, need_bytes, shutil.disk_usage(path.parent).free) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(temporary: Path, path: Path) -> int:
+    """Create the folder and lock it; the system drops the lock when the process ends."""
+    temporary.mkdir(exist_ok=True)
+    lock = os.open(temporary, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_ino != temporary.stat().st_ino:  # renamed by its owner just now
+            raise BlockingIOError
+    except OSError as error:
+        os.close(lock)
+        raise ValueError(f"{path}: another run is writing it: wait for its end") from error
+    return lock
+
+
+def _recover(path: Path, old: Path) -> None:
+    """Undo a replacement that was cut between its two renames."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise ValueError(f"{path}: output exists: use another name or --overwrite")
+    if path.is_symlink() or not path.is_dir():
+        raise ValueError(f"{path}: output is not a folder: use another name")
+    if any(path.iterdir()) and not (path / "config.json").is_file():
+        raise ValueError(f"{path}: output holds something else than a checkpoint: not replaced")
+
+
+def _clear(folder: Path) -> None:
+    for item in folder.iterdir():
+        shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+
+
+def _no_space(path: Path, need: int, free: int) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"no space left for {path}: about {need / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free: "
+        "make room or write elsewhere",
+    )
+
+
+def _sync(folder: Path) -> None:
+    """Force all files to disk, so that the rename cannot come before them."""
+    for parent, _, files in os.walk(folder):
+        for name in (*files, "."):
+            _sync_one(Path(parent, name))
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
