@@ -260,5 +260,5 @@ def _same_vocabulary(target: LoadedModel, draft: LoadedModel) -> LoadedModel:
         tokenizers.same_vocabulary(target.tokenizer, draft.tokenizer)
     vocab, rows = target.lm.vocab_size, draft.lm.model.vocab_size
     if draft.lm.vocab_size != vocab and not draft.tokenizer and target.tokenizer and rows >= vocab:
-        return dataclasses.replace(draft, lm=draft.lm.replace(vocab=vocab))
+        return dataclasses.replace(draft, lm=dataclasses.replace(draft.lm, vocab=vocab))
     return draft

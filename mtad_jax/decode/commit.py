@@ -1,5 +1,6 @@
 """Turn a verdict into text: the only place that moves cache slots and counts tokens."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -59,7 +60,8 @@ def commit(
     target_cache, draft_cache = _keep_path(
         state, draft, path, target, draft_lm, target_cache, draft_cache
     )
-    return state.replace(
+    return dataclasses.replace(
+        state,
         tokens=_write(state.tokens, block, state.length),
         length=length,
         done=done,

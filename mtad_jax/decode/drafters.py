@@ -1,5 +1,6 @@
 """Where candidates come from: nothing, a chain sampled from the draft, or its beams."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ class Chain:
                 logq = warped_logp(logits[:, 0, : lm.vocab_size], controls.warp)
         chosen = jnp.stack(valid, axis=1)
         draft = chain_draft(state, jnp.stack(tokens, axis=1), chosen, jnp.stack(reference, axis=1))
-        return draft.replace(logq=jnp.stack(dists, axis=1)), cache
+        return dataclasses.replace(draft, logq=jnp.stack(dists, axis=1)), cache
 
 
 @struct.dataclass
@@ -281,7 +282,7 @@ def _best_path(state: DecodeState, levels: list[Beams]) -> Draft:
     reference = jnp.concatenate([root, along("logq")], axis=1)
     slot = [jnp.zeros_like(best[0])] + [1 + d * width + i for d, i in enumerate(best)]
     draft = chain_draft(state, along("token"), ~along("filler"), reference)
-    return draft.replace(slot=jnp.stack(slot, axis=1))
+    return dataclasses.replace(draft, slot=jnp.stack(slot, axis=1))
 
 
 def _best_places(levels: list[Beams]) -> list[Int[Array, " B"]]:

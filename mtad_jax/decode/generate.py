@@ -20,8 +20,8 @@ _ALL = np.int32(2**31 - 1)
 
 def generate(
     target: BoundLM,
-    prompt_ids: Int[Array, "B P"] | Sequence[Sequence[int]],
-    prompt_length: Int[Array, " B"] | Sequence[int],
+    prompt_ids: Int[Array | np.ndarray, "B P"] | Sequence[Sequence[int]],
+    prompt_length: Int[Array | np.ndarray, " B"] | Sequence[int],
     *,
     strategy: Strategy,
     draft: BoundLM | None = None,
@@ -65,8 +65,8 @@ def generate(
 
 def stream(
     target: BoundLM,
-    prompt_ids: Int[Array, "B P"] | Sequence[Sequence[int]],
-    prompt_length: Int[Array, " B"] | Sequence[int],
+    prompt_ids: Int[Array | np.ndarray, "B P"] | Sequence[Sequence[int]],
+    prompt_length: Int[Array | np.ndarray, " B"] | Sequence[int],
     *,
     strategy: Strategy,
     draft: BoundLM | None = None,

@@ -1,5 +1,6 @@
 """Prefill and the one while_loop, in one compiled program per bucket of sizes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -101,10 +102,14 @@ def _prefill(target: BoundLM, draft: BoundLM | None, state: DecodeState, width: 
 
     The last prompt token is run again as node 0 of the first round, which gives its logits.
     """
-    state = state.replace(target_cache=_fill(target, state.target_cache, state.tokens, width))
+    state = dataclasses.replace(
+        state, target_cache=_fill(target, state.target_cache, state.tokens, width)
+    )
     if draft is not None:
-        state = state.replace(draft_cache=_fill(draft, state.draft_cache, state.tokens, width))
-    return state.replace(started=jnp.ones((), bool))
+        state = dataclasses.replace(
+            state, draft_cache=_fill(draft, state.draft_cache, state.tokens, width)
+        )
+    return dataclasses.replace(state, started=jnp.ones((), bool))
 
 
 def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,15 @@ from flax import linen as nn
 from mtad_jax import cache as kv
 from mtad_jax.types import Array, Bool, Float, Int
 
+_ONES, _ZEROS = nn.initializers.ones, nn.initializers.zeros
 _INIT = nn.initializers.normal(0.02)  # the standard deviation that Llama, OPT and GPT-2 use
+
+
+def _param(
+    module: nn.Module, name: str, init: Any, axes: tuple[str | None, ...], shape: tuple[int, ...]
+) -> Array:
+    """Declare a parameter with a logical axis name for each dimension."""
+    return module.param(name, nn.with_partitioning(init, axes), shape)  # type: ignore
 
 
 class Dense(nn.Module):
@@ -22,13 +31,10 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        kernel = self.param(
-            "kernel", nn.with_partitioning(_INIT, self.axes), (x.shape[-1], self.features)
-        )
+        kernel = _param(self, "kernel", _INIT, self.axes, (x.shape[-1], self.features))
         y = x @ kernel
         if self.use_bias:
-            zeros = nn.initializers.zeros
-            y += self.param("bias", nn.with_partitioning(zeros, self.axes[1:]), (self.features,))
+            y += _param(self, "bias", _ZEROS, self.axes[1:], (self.features,))
         return y
 
 
@@ -40,8 +46,7 @@ class Embed(nn.Module):
     axes: tuple[str | None, str]
 
     def setup(self):
-        init = nn.with_partitioning(_INIT, self.axes)
-        self.table = self.param("table", init, (self.rows, self.features))
+        self.table = _param(self, "table", _INIT, self.axes, (self.rows, self.features))
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T E"]:
         # Out-of-range ids can only be padding, whose result nobody reads.
@@ -58,9 +63,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
-        scale = self.param(
-            "scale", nn.with_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],)
-        )
+        scale = _param(self, "scale", _ONES, ("embed",), x.shape[-1:])
         y = x.astype(jnp.float32)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         return scale * y.astype(x.dtype)
@@ -78,9 +81,8 @@ class LayerNorm(nn.Module):
         y -= jnp.mean(y, axis=-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         if self.affine:
-            ones, zeros = nn.initializers.ones, nn.initializers.zeros
-            y *= self.param("scale", nn.with_partitioning(ones, ("embed",)), (x.shape[-1],))
-            y += self.param("bias", nn.with_partitioning(zeros, ("embed",)), (x.shape[-1],))
+            y *= _param(self, "scale", _ONES, ("embed",), x.shape[-1:])
+            y += _param(self, "bias", _ZEROS, ("embed",), x.shape[-1:])
         return y.astype(x.dtype)
 
 
@@ -153,6 +155,7 @@ def attend(
     """
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # --> [B, G, T, D]
     if cache is not None:
+        assert write_at is not None
         cache = kv.write(cache, k, v, write_at)
         k, v = cache.k, cache.v
     batch, tokens, heads, dim = q.shape
@@ -175,4 +178,5 @@ def visibility(
     length = tokens.shape[1]
     if cache is None:
         return jnp.tril(jnp.ones((1, length, length), bool))
+    assert write_at is not None and prefix is not None
     return kv.visible_slots(cache[0].k.shape[2], length, write_at, prefix, window)
