@@ -1,10 +1,12 @@
 """Hugging Face names of the supported families' tensors and settings, as data."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from mtad_jax.models.base import LinenLM, LMConfig
 from mtad_jax.models.llama import Llama, llama_config
@@ -151,9 +153,15 @@ def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
             raise ValueError(f"config.json: {name}={found} is not supported: only {value} is")
     try:
         model = LinenLM(family.module(family.config(hf_config)))
-        model.param_shapes()
+        shapes_of(model)
     except KeyError as error:
         raise ValueError(f"config.json: setting {error} is missing") from error
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f"config.json: {error}") from error
     return model
+
+
+@functools.lru_cache(maxsize=16)  # tracing a large model takes seconds
+def shapes_of(model: LinenLM) -> Mapping[str, Any]:
+    """Return path → `jax.ShapeDtypeStruct` of a model's parameters, paths joined by "/"."""
+    return cast(Mapping[str, Any], flatten_dict(model.param_shapes(), sep="/"))

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtad_jax.hf import Family, Rule, family_of, model_of
+from mtad_jax.hf import Family, Rule, family_of, model_of, shapes_of
 from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor
 from mtad_jax.models.base import LinenLM
 
@@ -32,7 +32,7 @@ def key_rules(hf_config: Mapping[str, Any], model: LinenLM) -> dict[str, Rule]:
     """Return our parameter path → its rule with the layer's number filled in."""
     by_path = {rule.path: rule for rule in family_of(hf_config).rules}
     out = {}
-    for path in _flat(model.param_shapes()):
+    for path in shapes_of(model):
         number = re.match(r"layer_(\d+)/", path)
         rule = by_path[re.sub(r"^layer_\d+/", "layer_{i}/", path)]
         key = rule.key.format(i=number.group(1)) if number else rule.key
@@ -66,7 +66,7 @@ def to_params(
             f"weights and config.json (model_type={hf_config['model_type']}) do not match: "
             f"unused keys: {_few(unused)}; missing parameters: {_few(missing)}"
         )
-    shapes = _flat(model.param_shapes())
+    shapes = shapes_of(model)
     params = {path: _take(full[rule.key], rule, shapes[path].shape) for path, rule in rules.items()}
     for key in tied:
         _check_tied(full[key], full[family.tied[key]])
@@ -110,7 +110,7 @@ def check_params(model: LinenLM, params: Mapping[str, Any]) -> None:
     Raises:
       ValueError: parameters that are unknown, missing, or of a wrong shape.
     """
-    flat, shapes = _flat(params), _flat(model.param_shapes())
+    flat, shapes = _flat(params), shapes_of(model)
     if flat.keys() != shapes.keys():
         raise ValueError(
             "parameters and config.json do not match: "

@@ -1,7 +1,9 @@
 """Parameter trees on disk by orbax, written and read one tensor at a time."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,23 @@ def save(folder: Path, tree: Mapping[str, Any]) -> None:
         (LazyTensor, _LazyHandler()), (jax.Array, type_handlers.ArrayHandler())
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _unlogged(), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep orbax from logging tracebacks of its threads: what they raise, it raises here too."""
+    logger = logging.getLogger("absl")
+
+    def mild(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    logger.addFilter(mild)
+    try:
+        yield
+    finally:
+        logger.removeFilter(mild)
 
 
 def restore(folder: Path, like: Mapping[str, Any]) -> Mapping[str, Any]:

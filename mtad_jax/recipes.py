@@ -4,6 +4,7 @@
 design. `docs/strategies.md` has the table.
 """
 
+from mtad_jax.decode.beam_search import BeamSearch
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain, NoDraft
 from mtad_jax.decode.verifiers import Ancestral, Argmax, JointThreshold, Rejection
@@ -17,6 +18,15 @@ def greedy() -> DraftVerify:
 def sample() -> DraftVerify:
     """Draw one token a call from the warped target. Lossless by definition."""
     return DraftVerify(NoDraft(), Ancestral())
+
+
+def beam(width: int = 4, draw: str = "search") -> BeamSearch:
+    """Beam search (or, with `draw="sample"`, beam sampling) on the target itself. Lossy.
+
+    Emits the beam with the largest log-probability per token. Streams nothing final before its
+    end.
+    """
+    return BeamSearch(width, draw)
 
 
 def speculative(depth: int = 4) -> DraftVerify:

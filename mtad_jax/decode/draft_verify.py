@@ -42,7 +42,7 @@ class DraftVerify:
         self.drafter.check(vocab, top_k)
         self.verifier.check()
 
-    def start(self, state: DecodeState, max_new_tokens: int) -> DecodeState:
+    def start(self, state: DecodeState) -> DecodeState:
         """Nothing is carried between rounds but the state itself."""
         return state
 

@@ -151,12 +151,9 @@ class Beam:
         """Raise ValueError on a depth, width, draw or keep out of range."""
         check_depth(self.depth)
         check_width(self.width, vocab, top_k)
-        for name, value, allowed in (
-            ("draw", self.draw, ("search", "sample")),
-            ("keep", self.keep, ("best", "tree")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
+        check_draw(self.draw)
+        if self.keep not in ("best", "tree"):
+            raise ValueError(f"keep={self.keep!r} must be best or tree")
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
@@ -308,3 +305,9 @@ def check_width(width: int, vocab: int, top_k: int) -> None:
     if not 1 <= width <= most:
         name = f"top_k={top_k}" if top_k and top_k < vocab else f"vocabulary={vocab}"
         raise ValueError(f"width={width} must be between 1 and {name}: lower width")
+
+
+def check_draw(draw: str) -> None:
+    """Raise ValueError on an unknown way to choose beams."""
+    if draw not in ("search", "sample"):
+        raise ValueError(f"draw={draw!r} must be search or sample")

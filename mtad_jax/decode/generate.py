@@ -124,9 +124,8 @@ class _Call:
 
     def result(self, state: DecodeState) -> DecodeResult:
         return result_of(
-            self.strategy.finish(state), self.prompt_length,
-            max_new_tokens=self.max_new_tokens, depth=self.strategy.depth,
-        )  # fmt: skip
+            self.strategy, state, self.prompt_length, max_new_tokens=self.max_new_tokens
+        )
 
 
 def _prepare(
@@ -151,17 +150,13 @@ def _prepare(
     if rows.shape != length.shape:
         raise ValueError(f"row_ids has shape {rows.shape}, not one id for each of {len(ids)} rows")
     ends = [] if eos_id is None else np.atleast_1d(np.asarray(eos_id))
-    controls = Controls(
-        Warp(np.float32(warp.temperature), np.float32(warp.top_p), warp.top_k),
-        np.asarray(ends, np.int32),
-    )
-    state = empty_state(
-        target, draft, ids, length, length + np.int32(max_new_tokens), np.uint32(seed % 2**32),
-        rows.astype(np.int32), slots=slots,
-    )  # fmt: skip
-    state = strategy.start(state, max_new_tokens)
     # Python floats would be weakly typed and compile a second program beside arrays.
-    strategy = jax.tree.map(lambda x: np.asarray(x, np.float32), strategy)
+    strategy, warp = jax.tree.map(jnp.float32, (strategy, warp))
+    state = empty_state(
+        target, draft, strategy, ids, length, length + np.int32(max_new_tokens),
+        np.uint32(seed % 2**32), rows.astype(np.int32), slots=slots,
+    )  # fmt: skip
+    controls = Controls(warp, jnp.asarray(ends, jnp.int32))
     return _Call(
         target, draft, strategy, controls, state, jnp.asarray(length), width, max_new_tokens
     )

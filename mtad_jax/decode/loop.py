@@ -33,6 +33,7 @@ def bucket(size: int) -> int:
 def empty_state(
     target: BoundLM,
     draft: BoundLM | None,
+    strategy: Strategy,
     prompt_ids: Int[Array, "B P"],
     prompt_length: Int[Array, " B"],
     limit: Int[Array, " B"],
@@ -48,7 +49,7 @@ def empty_state(
     def cache(lm: BoundLM):
         return lm.model.init_cache(batch, slots, lm.dtype)
 
-    return DecodeState(
+    state = DecodeState(
         tokens=jnp.pad(prompt_ids, ((0, 0), (0, slots - width))),
         length=prompt_length,
         limit=limit,
@@ -61,6 +62,7 @@ def empty_state(
         extra=None,
         started=jnp.zeros((), bool),
     )
+    return strategy.start(state)
 
 
 @functools.partial(jax.jit, static_argnames=("prompt_width",), donate_argnames=("state",))
@@ -129,11 +131,16 @@ def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int):
     return lax.fori_loop(0, width // chunk, one_chunk, cache)
 
 
-@functools.partial(jax.jit, static_argnames=("max_new_tokens", "depth"))
+@functools.partial(jax.jit, static_argnames=("max_new_tokens",))
 def result_of(
-    state: DecodeState, prompt_length: Int[Array, " B"], *, max_new_tokens: int, depth: int
+    strategy: Strategy,
+    state: DecodeState,
+    prompt_length: Int[Array, " B"],
+    *,
+    max_new_tokens: int,
 ) -> DecodeResult:
     """Cut the generated part out of a state; 0 past each row's length."""
+    state = strategy.finish(state)
     length = state.length - prompt_length
     index = prompt_length[:, None] + jnp.arange(max_new_tokens)
     inside = jnp.arange(max_new_tokens) < length[:, None]
@@ -142,4 +149,4 @@ def result_of(
         return jnp.where(inside, jnp.take_along_axis(buffer, index, axis=1), 0)
 
     trace = jax.tree.map(cut, state.trace)
-    return DecodeResult(cut(state.tokens), length, state.done, trace, depth)
+    return DecodeResult(cut(state.tokens), length, state.done, trace, strategy.depth)

@@ -91,7 +91,7 @@ class Strategy(Protocol):
         """Raise ValueError on settings out of range, before anything is compiled."""
         ...
 
-    def start(self, state: DecodeState, max_new_tokens: int) -> DecodeState:
+    def start(self, state: DecodeState) -> DecodeState:
         """Add what the strategy carries between rounds (`state.extra`)."""
         ...
 
@@ -102,5 +102,5 @@ class Strategy(Protocol):
         ...
 
     def finish(self, state: DecodeState) -> DecodeState:
-        """Write what was only known at the end into the state's text."""
+        """Write what is only known at the end into the state's text."""
         ...
