@@ -26,7 +26,7 @@ test: $(TEST)  ## Install the test tools as well, then run the tests
 lint: $(DEV)  ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: $(CORE)  ## Print the table of speeds and qualities (about eight minutes on two cores)
 	@$(BIN)/python -m experiments.benchmark

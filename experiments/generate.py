@@ -1,0 +1,236 @@
+"""Continue a prompt, or a file of prompts.
+
+`python -m experiments.generate --prompt="Once upon a time"` streams the text to stdout and prints a
+line of statistics to stderr. `--prompts=IN.jsonl --output=OUT.jsonl` writes a row a prompt; what is
+finished of an interrupted run stays in `OUT.jsonl.partial`, and `--resume` goes on from there.
+
+`seconds` of an output row is the wall time of its batch divided by the rows in it, prompt and
+text handling included. Compiling is not in it: the first batch of a new size is run for one round
+before the clock starts.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from experiments import measure
+from experiments.output import RowWriter
+from experiments.prompts import Prompt, encode_prompts, read_prompts
+from experiments.settings import (
+    Settings,
+    check_models,
+    define_model_flags,
+    define_strategy_flags,
+    define_text_flags,
+    define_warp_flags,
+    load_models,
+    parse_ids,
+    read_settings,
+)
+from mtad_jax import cli
+from mtad_jax.pipeline import Completion, Pipeline
+
+SOURCES = ("prompt", "prompt_ids", "prompts")
+OUTPUT_FLAGS = ("overwrite", "resume")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the program's flags; not at import, so that importing it adds none."""
+    define_model_flags(values)
+    define_strategy_flags(values)
+    define_warp_flags(values)
+    define_text_flags(values)
+    text, switch = flags.DEFINE_string, flags.DEFINE_bool
+    text("prompt", None, "Text to continue.", flag_values=values)
+    flags.DEFINE_list("prompt_ids", None, "Token ids to continue: 1,2,3.", flag_values=values)
+    text("prompts", None, "JSON lines with `prompt` or `prompt_ids`.", flag_values=values)
+    text("output", None, "JSON lines to write, a row a prompt.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 1, "Rows decoded together.", flag_values=values)
+    switch("overwrite", False, "Replace an output that exists.", flag_values=values)
+    switch("resume", False, "Go on after an interrupted run's rows.", flag_values=values)
+
+
+def generate(values: flags.FlagValues) -> int:
+    """Run the program and return its exit code.
+
+    Raises:
+      ValueError: wrong input; nothing was compiled or written.
+      OSError: a file cannot be read or written.
+    """
+    settings = read_settings(values)
+    check_models(values, settings.strategy.needs_draft)
+    prompts = _read_prompts(values)
+    writer = None
+    if values.output is not None:
+        writer = RowWriter(
+            values.output,
+            _row_settings(values, prompts),
+            overwrite=values.overwrite,
+            resume=values.resume,
+        )
+        writer.check()
+    pipe = load_models(values)
+    vocab = pipe.target.lm.vocab_size
+    settings.strategy.check(vocab, settings.warp.top_k)
+    if any(i >= vocab for i in settings.eos_id or ()):
+        raise ValueError(f"--eos_id={max(settings.eos_id or ())} is outside [0, {vocab - 1}]")
+    if settings.stop and pipe.target.tokenizer is None:
+        raise ValueError("--stop needs a tokenizer, and the checkpoint has none: use --eos_id")
+    ids = encode_prompts(
+        pipe, prompts, strategy=settings.strategy, max_new_tokens=settings.max_new_tokens
+    )
+    if writer is None:
+        stream_text(pipe, ids[0], settings)
+        return 0
+    return write_rows(pipe, prompts, ids, settings, writer, values.batch_size)
+
+
+def stream_text(pipe: Pipeline, ids: list[int], settings: Settings) -> None:
+    """Print one prompt's continuation while it is made; its ids where there is no tokenizer."""
+    measure.warm_up(pipe, [ids], settings)
+    begin = time.perf_counter()
+    stream = pipe.stream(ids, **settings.call())
+    try:
+        for piece in stream:
+            print(piece, end="", flush=True)
+        seconds = time.perf_counter() - begin
+        row = stream.completion
+        assert row is not None
+        print("" if pipe.target.tokenizer else ",".join(map(str, row.tokens)), flush=True)
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    print(summary(row, seconds), file=sys.stderr)
+
+
+def summary(row: Completion, seconds: float) -> str:
+    """Return a line that says how a row was decoded."""
+    count = len(row.tokens)
+    calls = count / max(row.stats.rounds, 1)
+    perplexity = math.exp(-sum(row.logp_raw) / max(count, 1))
+    return (
+        f"[{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {calls:.2f} tokens a "
+        f"target call, perplexity {perplexity:.2f}, finished by {row.finish_reason}]"
+    )
+
+
+def write_rows(
+    pipe: Pipeline,
+    prompts: Sequence[Prompt],
+    ids: Sequence[list[int]],
+    settings: Settings,
+    writer: RowWriter,
+    batch_size: int,
+) -> int:
+    """Decode all prompts in order and write a row for each; return the exit code."""
+    try:
+        with writer, tqdm(total=len(ids), initial=writer.count, unit="prompt") as bar:
+            batches = decode_batches(pipe, ids, settings, batch_size, writer.count)
+            for first, rows, seconds in batches:
+                writer.write(
+                    [prompts[i].keys | output_row(r, seconds) for i, r in enumerate(rows, first)]
+                )
+                bar.update(len(rows))
+    except KeyboardInterrupt:
+        kept = f"{writer.count} of {len(ids)} rows are in {writer.partial}: --resume goes on"
+        print(f"error: interrupted; {kept if writer.count else 'no row kept'}", file=sys.stderr)
+        return cli.INTERRUPTED
+    return 0
+
+
+def decode_batches(
+    pipe: Pipeline, ids: Sequence[list[int]], settings: Settings, batch_size: int, start: int = 0
+) -> Iterator[tuple[int, list[Completion], float]]:
+    """Yield the index of each batch's first row, its rows and the seconds a row, from `start` on.
+
+    Batches have equal size, the last one filled up with repeats that are dropped afterwards, so
+    that nothing recompiles. A row's random stream is that of its index: neither the batch size nor
+    a resumed run changes its text. A resumed run forms the same batches, so that not even the
+    rounding of log-probabilities differs.
+    """
+    compiled = set()
+    for first in range(start - start % batch_size, len(ids), batch_size):
+        index = [min(i, len(ids) - 1) for i in range(first, first + batch_size)]
+        batch = [ids[i] for i in index]
+        size = measure.sizes(batch, settings)
+        if size not in compiled:
+            measure.warm_up(pipe, batch, settings)
+            compiled.add(size)
+        begin = time.perf_counter()
+        rows = pipe(batch, row_ids=index, **settings.call())
+        seconds = time.perf_counter() - begin
+        count = min(batch_size, len(ids) - first)
+        new = max(start - first, 0)
+        yield first + new, rows[new:count], seconds / count
+
+
+def output_row(row: Completion, seconds: float) -> dict[str, Any]:
+    """Return a completion as JSON holds it."""
+    return {
+        "prompt_ids": row.prompt_ids,
+        "tokens": row.tokens,
+        "text": row.text,
+        "logp_raw": row.logp_raw,
+        "logp": row.logp,
+        "stats": dataclasses.asdict(row.stats),
+        "seconds": seconds,
+        "finish_reason": row.finish_reason,
+    }
+
+
+def _read_prompts(values: flags.FlagValues) -> list[Prompt]:
+    """Return the prompts of whichever source was given.
+
+    Raises:
+      ValueError: none or several sources, flags that go with another one, or wrong rows.
+    """
+    given = [name for name in SOURCES if values[name].value is not None]
+    if len(given) != 1:
+        found = " contradicts ".join(f"--{name}" for name in given) or "no prompt"
+        raise ValueError(f"{found}: give one of --prompt, --prompt_ids, --prompts")
+    if values.batch_size < 1:
+        raise ValueError(f"--batch_size={values.batch_size} must be >= 1")
+    if values.output is None:
+        if values.prompts is not None:
+            raise ValueError("--prompts needs --output=FILE.jsonl for its rows")
+        for name in OUTPUT_FLAGS:
+            if values[name].value:
+                raise ValueError(f"--{name} needs --output=FILE.jsonl")
+    if values.prompts is not None:
+        return read_prompts(values.prompts)
+    if values.batch_size > 1:
+        raise ValueError(f"--batch_size={values.batch_size} needs --prompts: this is one prompt")
+    if values.prompt is not None:
+        return [Prompt(values.prompt, "--prompt")]
+    return [Prompt(parse_ids("prompt_ids", values.prompt_ids), "--prompt_ids")]
+
+
+def _row_settings(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return all that the rows depend on; the batch size is not among it."""
+    names = (
+        "target draft strategy depth width tau draw temperature top_k top_p max_new_tokens seed "
+        "eos_id ignore_eos stop"
+    )
+    text = json.dumps([[prompt.value, prompt.keys] for prompt in prompts])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {name: values[name].value for name in names.split()} | {"prompts_sha256": digest}
+
+
+def main(argv: list[str]) -> int:
+    """Run the program on the command line's flags."""
+    del argv
+    return generate(flags.FLAGS)
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    cli.run(main)

@@ -1,0 +1,172 @@
+"""JSON-lines output of long work: complete or not there, and an interrupted run can go on.
+
+Rows are written to `FILE.partial` as they are finished, and the file gets its name at the end.
+`FILE.partial.settings` says what they were made with, so that a run cannot go on with others.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+
+class RowWriter:
+    """Writes rows in order; a context manager.
+
+    Attributes:
+      path: the final file.
+      partial: where the rows are until then.
+      count: rows there so far, those of an earlier run included.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        settings: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+    ):
+        """Says what will be written; `__enter__` opens it.
+
+        Args:
+          path: the final file.
+          settings: all that the rows depend on, as JSON can hold it.
+          overwrite: replace an existing file, and a partial one unless `resume`.
+          resume: go on after the rows of the partial file, if there is one.
+        """
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self._sidecar = self.partial.with_name(self.partial.name + ".settings")
+        self._settings = json.loads(json.dumps(settings))  # as it reads back
+        self._overwrite, self._resume = overwrite, resume
+        self.count = 0
+        self._file: BinaryIO | None = None
+
+    def check(self) -> None:
+        """Check that the output may be written, before any work.
+
+        Raises:
+          ValueError: it exists, or an earlier run's rows do, or those were made otherwise.
+        """
+        if self.path.is_dir():
+            raise ValueError(f"{self.path}: --output is a folder: give a file name")
+        if os.path.lexists(self.path) and not self._overwrite:
+            raise ValueError(f"{self.path}: output exists: use another name or --overwrite")
+        if not self.partial.exists():
+            return
+        if self._resume:
+            self._check_settings()
+        elif not self._overwrite:
+            raise ValueError(
+                f"{self.partial}: rows of an interrupted run: --resume goes on after them, "
+                "--overwrite starts again"
+            )
+
+    def __enter__(self) -> "RowWriter":
+        """Open the partial file and count the rows to keep.
+
+        Raises:
+          ValueError: as `check`; another run is writing it.
+          OSError: the folder cannot be written.
+        """
+        self.check()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.partial.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._begin(self._file)
+        except BlockingIOError as error:
+            self._file.close()
+            raise ValueError(f"{self.path}: another run is writing it: wait for its end") from error
+        except OSError as error:
+            self._abandon()
+            raise self._named(error) from error
+        return self
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows and force them to disk.
+
+        Raises:
+          OSError: they cannot be written; those written before stay.
+        """
+        assert self._file is not None
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        try:
+            # What UTF-8 cannot hold (half a surrogate pair) becomes its JSON escape.
+            self._file.write("".join(lines).encode("utf-8", errors="backslashreplace"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._named(error) from error
+        self.count += len(rows)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Rename the partial file, or leave it if the work was cut short with rows in it."""
+        assert self._file is not None
+        if kind is None:
+            self.partial.replace(self.path)
+            self._sidecar.unlink(missing_ok=True)
+        elif not self.count:
+            self._abandon()
+        _close(self._file)
+
+    def _begin(self, file: BinaryIO) -> None:
+        if self._resume and os.fstat(file.fileno()).st_size:
+            self.count = _keep_whole_rows(file)
+            return
+        file.truncate(0)
+        self._sidecar.write_text(json.dumps(self._settings), encoding="utf-8")
+
+    def _check_settings(self) -> None:
+        try:
+            before = json.loads(self._sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self._sidecar}: cannot be read, so --resume cannot tell what the rows were made "
+                "with: use --overwrite to start again"
+            ) from error
+        for name in sorted({*before, *self._settings}):
+            old, new = before.get(name), self._settings.get(name)
+            if old != new:
+                raise ValueError(
+                    f"{self.partial}: made with {name}={old}, not {new}: give the same flags to "
+                    "--resume, or --overwrite to start again"
+                )
+
+    def _abandon(self) -> None:
+        """Remove what holds no row."""
+        assert self._file is not None
+        self.partial.unlink(missing_ok=True)
+        self._sidecar.unlink(missing_ok=True)
+        _close(self._file)
+
+    def _named(self, error: OSError) -> OSError:
+        """Return the error with the file's name and, on a full disk, what to do."""
+        hint = ": make room and use --resume" if error.errno == errno.ENOSPC else ""
+        return OSError(f"{self.partial}: {error.strerror or error}{hint}")
+
+
+def _keep_whole_rows(file: BinaryIO) -> int:
+    """Cut a last line that a killed run left unfinished; return how many lines stay."""
+    file.seek(0)
+    data = file.read()
+    end = data.rfind(b"\n") + 1
+    file.truncate(end)
+    file.seek(end)
+    return data.count(b"\n")
+
+
+def _close(file: BinaryIO) -> None:
+    try:
+        file.close()
+    except OSError:  # the bytes that a full disk refused are refused again
+        pass

@@ -1,0 +1,304 @@
+"""The runner: what it prints and writes, and that wrong input ends in one line."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from tiny_pair import IDS_ONLY_VOCAB, write_ids_only_pair, write_pair
+
+from experiments import generate as program
+from experiments.output import RowWriter
+from mtad_jax import recipes
+from mtad_jax.pipeline import Pipeline
+
+ROOT = Path(__file__).parent.parent
+ROWS = [
+    {"prompt_ids": [1, 5, 6], "id": "a"},
+    {"prompt_ids": [1], "question_id": 7},
+    {"prompt_ids": [1, 9, 9, 9, 12]},
+]
+KEYS = {"prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds", "finish_reason"}
+STATS = {"rounds", "accepted", "drafted", "block_efficiency", "acceptance_by_position"}
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """With tokenizer files."""
+    return write_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="session")
+def ids_pair(tmp_path_factory):
+    """Without."""
+    return write_ids_only_pair(tmp_path_factory.mktemp("ids_pair"))
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return write_jsonl(tmp_path / "prompts.jsonl", ROWS)
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_time(path):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(path)]
+
+
+def run(*args):
+    """The program in this process, without the wrapper that turns errors into lines."""
+    values = flags.FlagValues()
+    program.define_flags(values)
+    values(["generate", *map(str, args)])
+    return program.generate(values)
+
+
+def models(pair):
+    return f"--target={pair[0]}", f"--draft={pair[1]}"
+
+
+def greedy(pair):
+    return f"--target={pair[0]}", "--strategy=greedy", "--max_new_tokens=8", "--ignore_eos"
+
+
+def test_rows(ids_pair, prompts, tmp_path):
+    out = tmp_path / "deeper" / "out.jsonl"
+    flags_ = ("--max_new_tokens=6", "--depth=2", "--width=2", f"--prompts={prompts}")
+    assert run(*models(ids_pair), *flags_, f"--output={out}", "--batch_size=2") == 0
+    rows = read_jsonl(out)
+    assert [row["prompt_ids"] for row in rows] == [row["prompt_ids"] for row in ROWS]
+    assert rows[0]["id"] == "a" and rows[1]["question_id"] == 7 and set(rows[2]) == KEYS
+    for row in rows:
+        assert set(row["stats"]) == STATS and len(row["stats"]["acceptance_by_position"]) == 2
+        assert 1 <= len(row["tokens"]) == len(row["logp"]) == len(row["logp_raw"]) <= 6
+        assert row["finish_reason"] == ("end" if row["tokens"][-1] == 2 else "length")
+        assert row["seconds"] > 0 and row["text"] == ""
+    assert os.listdir(out.parent) == ["out.jsonl"]
+
+
+def test_rows_do_not_depend_on_the_batch_size(ids_pair, prompts, tmp_path):
+    outs = [tmp_path / f"{n}.jsonl" for n in (1, 2)]
+    for n, out in enumerate(outs, start=1):
+        common = (f"--target={ids_pair[0]}", "--strategy=sample", "--max_new_tokens=8")
+        run(*common, f"--prompts={prompts}", f"--output={out}", f"--batch_size={n}")
+    tokens = [[row["tokens"] for row in read_jsonl(out)] for out in outs]
+    assert tokens[0] == tokens[1]
+
+
+def interrupt_second_batch(monkeypatch, error):
+    call, calls = Pipeline.__call__, []
+
+    def interrupted(self, *args, **settings):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return call(self, *args, **settings)
+
+    monkeypatch.setattr(Pipeline, "__call__", interrupted)
+
+
+def test_an_interrupted_run_goes_on(ids_pair, prompts, tmp_path, monkeypatch, capsys):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    common = (*greedy(ids_pair), f"--prompts={prompts}")
+    run(*common, f"--output={whole}", "--batch_size=2")
+    with monkeypatch.context() as patch:
+        interrupt_second_batch(patch, KeyboardInterrupt())
+        assert run(*common, f"--output={out}", "--batch_size=2") == 130
+    assert "2 of 3 rows" in capsys.readouterr().err
+    partial = tmp_path / "out.jsonl.partial"
+    assert not out.exists() and len(read_jsonl(partial)) == 2
+    with partial.open("a") as file:
+        file.write('{"prompt_ids": [1, 9')  # as a killed run leaves it
+    with pytest.raises(ValueError, match="--resume"):
+        run(*common, f"--output={out}")
+    with pytest.raises(ValueError, match="seed=0, not 1"):
+        run(*common, f"--output={out}", "--resume", "--seed=1")
+    assert run(*common, f"--output={out}", "--resume", "--batch_size=2") == 0
+    assert without_time(out) == without_time(whole)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_nothing_stays_of_a_run_without_a_row(ids_pair, prompts, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="out.jsonl.*No space left.*make room"):
+        run(*greedy(ids_pair), f"--prompts={prompts}", f"--output={out}")
+    assert os.listdir(tmp_path) == ["prompts.jsonl"]
+
+
+def test_two_runs_cannot_write_one_output(tmp_path):
+    out = tmp_path / "out.jsonl"
+    with RowWriter(out, {}) as writer:
+        writer.write([{"text": "\ud83d half a pair"}])
+        with pytest.raises(ValueError, match="another run"), RowWriter(out, {}, overwrite=True):
+            pass
+    assert read_jsonl(out) == [{"text": "\ud83d half a pair"}]
+
+
+def test_overwrite(ids_pair, prompts, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("old\n")
+    common = (*greedy(ids_pair), "--prompt_ids=1,5,6", f"--output={out}")
+    with pytest.raises(ValueError, match="output exists"):
+        run(*common)
+    assert out.read_text() == "old\n"
+    run(*common, "--overwrite")
+    assert len(read_jsonl(out)) == 1
+
+
+def test_a_prompt_is_streamed(pair, capsys):
+    run(*greedy(pair), "--prompt=The cat")
+    out, err = capsys.readouterr()
+    row = Pipeline.load(pair[0])(
+        ["The cat"], strategy=recipes.greedy(), max_new_tokens=8, eos_id=()
+    )[0]
+    assert out == row.text + "\n" and err.count("\n") == 1 and "8 tokens" in err
+
+
+def test_ids_are_printed_without_a_tokenizer(ids_pair, capsys):
+    run(*greedy(ids_pair), "--prompt_ids=1,5,6")
+    ids = [int(i) for i in capsys.readouterr().out.split(",")]
+    assert len(ids) == 8 and all(0 <= i < IDS_ONLY_VOCAB for i in ids)
+
+
+ONE = "--prompt_ids=1,5"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "no prompt"),
+        ([ONE, "--prompt=x"], "--prompt contradicts --prompt_ids"),
+        (["--prompt_ids="], "--prompt_ids is empty"),
+        (["--prompt_ids=1,x"], "holds 'x'"),
+        ([ONE, "--strategy=greedy", "--temperature=0.5"], "contradicts --strategy=greedy"),
+        ([ONE, "--strategy=greedy", "--top_k=5"], "contradicts --strategy=greedy"),
+        ([ONE, "--strategy=speculative", "--tau=0.5"], "--tau=0.5 means nothing"),
+        ([ONE, "--strategy=speculative", "--width=2"], "--width=2 means nothing"),
+        ([ONE, "--strategy=speculative", "--draw=sample"], "--draw=sample means nothing"),
+        ([ONE, "--strategy=sample", "--depth=2"], "--depth=2 means nothing"),
+        ([ONE, "--strategy=sample", "--draft=x", "--target=x"], "--draft=x means nothing"),
+        ([ONE, "--draft=x"], "--draft=x needs --target"),
+        ([ONE, "--target=x"], "--draft is missing"),
+        ([ONE, "--target=nowhere", "--strategy=greedy"], "nowhere: no such folder"),
+        ([ONE, "--tau=0"], "tau=0.0 must be > 0"),
+        ([ONE, "--tau=nan"], "tau=nan must be > 0"),
+        ([ONE, "--depth=0"], "depth=0 must be >= 1"),
+        ([ONE, "--width=0"], "width=0 must be between 1 and"),
+        ([ONE, "--width=5", "--top_k=4"], "top_k=4: lower width"),
+        ([ONE, "--top_k=-1"], "top_k=-1 must be >= 0"),
+        ([ONE, "--top_p=1.5"], "top_p=1.5"),
+        ([ONE, "--temperature=-1"], "temperature=-1.0"),
+        ([ONE, "--temperature=nan"], "temperature=nan"),
+        ([ONE, "--max_new_tokens=0"], "--max_new_tokens=0 must be >= 1"),
+        ([ONE, "--eos_id=2", "--ignore_eos"], "--eos_id=2 contradicts --ignore_eos"),
+        ([ONE, "--eos_id="], "--eos_id is empty"),
+        ([ONE, "--stop="], "--stop= is empty"),
+        ([ONE, "--batch_size=2"], "--batch_size=2 needs --prompts"),
+        ([ONE, "--batch_size=0"], "--batch_size=0 must be >= 1"),
+        ([ONE, "--overwrite"], "--overwrite needs --output"),
+        ([ONE, "--resume"], "--resume needs --output"),
+        (["--prompts=x.jsonl"], "--prompts needs --output"),
+    ],
+)
+def test_wrong_flags(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(*args)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--prompt=x"], "no tokenizer"),
+        ([f"--prompt_ids={IDS_ONLY_VOCAB}"], f"id {IDS_ONLY_VOCAB}, outside"),
+        (["--prompt_ids=99999999999999999999"], "outside"),
+        ([ONE, "--noignore_eos", "--eos_id=77"], "--eos_id=77 is outside"),
+        ([ONE, "--stop=x"], "--stop needs a tokenizer"),
+        ([ONE, "--max_new_tokens=255"], "positions=256 of the target < 257"),
+        (["--prompt_ids=" + ",".join("1" * 250)], "lower max_new_tokens or shorten"),
+    ],
+)
+def test_what_the_model_cannot_do(args, message, ids_pair, tmp_path):
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(ValueError, match=message):
+        run(*greedy(ids_pair), *args, f"--output={out}")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON"),
+        ("3", "line 2: '3' is not an object"),
+        ("{}", "line 2: neither"),
+        ('{"prompt": "x", "prompt_ids": [1]}', "line 2: both"),
+        ('{"prompt": 3}', "line 2: prompt='3' is not a string"),
+        ('{"prompt": ""}', "line 2: the prompt is empty"),
+        ('{"prompt_ids": []}', "line 2: the prompt is empty"),
+        ('{"prompt_ids": [1, true]}', "line 2: prompt_ids must be"),
+        ('{"prompt_ids": [1, -1]}', "line 2: the prompt holds id -1"),
+        ('{"prompt_ids": "1"}', "line 2: prompt_ids must be"),
+        ('{"prompt": "\\ud800"}', "line 2: "),
+        ('{"prompt": "\udcff"}', "line 2: not UTF-8"),
+    ],
+)
+def test_wrong_rows(line, message, pair, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    text = f'{{"prompt": "good"}}\n{line}\n'
+    prompts.write_bytes(text.encode("utf-8", errors="surrogateescape"))
+    with pytest.raises(ValueError, match=f"{prompts} {message}"):
+        run(*greedy(pair), f"--prompts={prompts}", f"--output={tmp_path / 'out.jsonl'}")
+    assert os.listdir(tmp_path) == ["prompts.jsonl"]
+
+
+def test_wrong_files(ids_pair, prompts, tmp_path):
+    common = (*greedy(ids_pair), f"--output={tmp_path / 'out.jsonl'}")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n\n")
+    with pytest.raises(ValueError, match="no prompts"):
+        run(*common, f"--prompts={empty}")
+    with pytest.raises(OSError, match="absent.jsonl"):
+        run(*common, f"--prompts={tmp_path / 'absent.jsonl'}")
+    with pytest.raises(ValueError, match="is a folder"):
+        run(*greedy(ids_pair), f"--prompts={prompts}", f"--output={tmp_path}")
+    with pytest.raises(OSError, match="empty.jsonl"):
+        run(*greedy(ids_pair), f"--prompts={prompts}", f"--output={empty}/out.jsonl")
+
+
+def test_vocabularies_that_differ(pair, ids_pair, tmp_path):
+    with pytest.raises(ValueError, match="vocabular"):
+        run(f"--target={pair[0]}", f"--draft={ids_pair[1]}", "--prompt=The cat")
+
+
+def program_in_a_process(*args):
+    command = [sys.executable, "-m", "experiments.generate", *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_as_a_program(ids_pair):
+    done = program_in_a_process(*greedy(ids_pair), ONE)
+    assert done.returncode == 0 and done.stdout.count(",") == 7, done.stderr
+
+
+@pytest.mark.parametrize("args", [["--depth=x"], [ONE, "--tau=0"]])
+def test_an_error_is_one_line(args):
+    done = program_in_a_process(*args)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
