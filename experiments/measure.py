@@ -1,14 +1,182 @@
 """Timing of decoding rules: after warm-up, interleaved, and with everything waited for."""
 
-from collections.abc import Sequence
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 import mtad_jax
 from experiments.settings import Settings
+from mtad_jax.decode import generate as engine
 from mtad_jax.decode.loop import bucket
+from mtad_jax.decode.strategy import Strategy
 from mtad_jax.pipeline import Pipeline
+from mtad_jax.warp import Warp
+
+_ALL_ROUNDS = np.int32(2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A decoding rule with its settings, one line of a table.
+
+    Attributes:
+      name: of the family: "sample", "speculative", "mtad", ...
+      strategy: the rule.
+      warp: sharpening of both models' distributions.
+      depth, width: K and W; None where the rule has none.
+      note: what else tells it from others of its family, e.g. "draw=sample".
+    """
+
+    name: str
+    strategy: Strategy
+    warp: Warp
+    depth: int | None = None
+    width: int | None = None
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and settings on one line; unique in a run."""
+        parts = [f"K={self.depth}" * (self.depth is not None)]
+        parts += [f"W={self.width}" * (self.width is not None), self.note]
+        return " ".join([self.name, *filter(None, parts)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One prompt decoded once.
+
+    Attributes:
+      rule: label of the rule.
+      prompt: index of the prompt.
+      repeat: which pass over the rules it belongs to.
+      kind: of the prompt, e.g. "story".
+      tokens: generated tokens that a user gets, end token included.
+      rounds: calls of the target.
+      accepted, drafted: drafted tokens kept, and proposed as the candidate.
+      logp_raw: sum over the tokens of the un-warped target's log-probability.
+      seconds: wall time of the decode loop.
+      prefill_seconds: wall time of running the prompt through the models.
+      text: what was generated.
+      correct: judged by the task; None where it has no judge.
+    """
+
+    rule: str
+    prompt: int
+    repeat: int
+    kind: str
+    tokens: int
+    rounds: int
+    accepted: int
+    drafted: int
+    logp_raw: float
+    seconds: float
+    prefill_seconds: float
+    text: str
+    correct: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What is the same for all rules of a measurement.
+
+    Attributes:
+      pipe: the models.
+      prompts: token ids of each prompt.
+      kinds: kind of each prompt.
+      max_new_tokens: most tokens a prompt gets.
+      seed: of all draws; a prompt's random stream is that of its index.
+    """
+
+    pipe: Pipeline
+    prompts: Sequence[list[int]]
+    kinds: Sequence[str]
+    max_new_tokens: int
+    seed: int
+
+    def decode(self, rule: Rule, prompt: int, repeat: int = 0) -> Sample:
+        """Decode one prompt by one rule, batch 1, prefill and decode timed apart.
+
+        All prompts of a rule run in one compiled program: they are prefilled as wide as the longest
+        is, with a cache that would hold it.
+        """
+        longest = max(map(len, self.prompts))
+        scratch = rule.strategy.scratch(self.max_new_tokens)
+        call = engine._prepare(
+            self.pipe.target.lm,
+            [self.prompts[prompt]],
+            [len(self.prompts[prompt])],
+            rule.strategy,
+            self.pipe.draft.lm if self.pipe.draft else None,
+            rule.warp,
+            self.max_new_tokens,
+            self.pipe.target.eos_ids,
+            self.seed,
+            [prompt],
+            bucket(longest + self.max_new_tokens + scratch),
+        )
+        call = dataclasses.replace(call, prompt_width=bucket(longest))
+        # Committed, as the states that the loop gives back are: one program for both calls.
+        state = jax.block_until_ready(jax.device_put(call.state, jax.devices()[0]))
+        begin = time.perf_counter()
+        state = jax.block_until_ready(call.advance(state, np.int32(0)))
+        ready = time.perf_counter()
+        state = jax.block_until_ready(call.advance(state, _ALL_ROUNDS))
+        end = time.perf_counter()
+        result = call.result(state)
+        stats, count = result.stats(), int(result.length[0])
+        tokenizer = self.pipe.target.tokenizer
+        ids = np.asarray(result.tokens)[0, :count].tolist()
+        return Sample(
+            rule=rule.label,
+            prompt=prompt,
+            repeat=repeat,
+            kind=self.kinds[prompt],
+            tokens=count,
+            rounds=int(stats.rounds[0]),
+            accepted=int(stats.accepted[0]),
+            drafted=int(stats.drafted[0]),
+            logp_raw=float(np.asarray(result.trace.logp_raw)[0, :count].sum()),
+            seconds=end - ready,
+            prefill_seconds=ready - begin,
+            text=tokenizer.decode(ids, continuation=True) if tokenizer else "",
+        )
+
+    def interleaved(
+        self, rules: Sequence[Rule], repeats: int, tick: Callable[[], object] = lambda: None
+    ) -> list[Sample]:
+        """Run every rule on every prompt: `repeats` passes over the rules, a share of prompts each.
+
+        Interleaved, so that a machine that slows down for a while slows all rules down. In a pass
+        all rules see the same prompts; passes see different ones, so that every sample counts for
+        quality too. `tick` is called after each sample.
+
+        Raises:
+          ValueError: more passes than prompts.
+        """
+        if not 1 <= repeats <= len(self.prompts):
+            raise ValueError(
+                f"repeats={repeats} must be between 1 and the {len(self.prompts)} prompts"
+            )
+        samples = []
+        for repeat in range(repeats):
+            first, end = (len(self.prompts) * r // repeats for r in (repeat, repeat + 1))
+            for rule in rules:
+                for prompt in range(first, end):
+                    samples.append(self.decode(rule, prompt, repeat))
+                    tick()
+        return samples
+
+    def compile(self, rule: Rule) -> float:
+        """Run a rule twice, untimed; return the seconds that compiling took, roughly."""
+        begin = time.perf_counter()
+        self.decode(rule, 0)
+        first = time.perf_counter()
+        self.decode(rule, 0)
+        return max(2 * first - begin - time.perf_counter(), 0.0)
 
 
 def sizes(batch: Sequence[list[int]], settings: Settings) -> tuple[int, int, int]:

@@ -1,0 +1,179 @@
+"""Speed and quality of the decoding rules side by side, batch 1.
+
+`python -m experiments.benchmark` prints a table and what it says about the project's aims. Timed is
+the decode loop alone, after warm-up, with everything waited for; prefill and compiling are measured
+apart. Rules are interleaved, and each pass over them has its own prompts, half story openings and
+half questions about databases that training has not seen. Texts end where the model ends them:
+tokens are those that a user gets.
+"""
+
+import dataclasses
+import os
+import platform
+from importlib import metadata
+
+import jax
+from absl import flags
+from tqdm import tqdm
+
+from experiments.benchmark_report import summary_lines, table_lines
+from experiments.benchmark_tasks import Task, find_stories, make_tasks
+from experiments.measure import Bench, Rule, Sample
+from experiments.output import RowWriter
+from experiments.prompts import Prompt, encode_prompts
+from experiments.settings import (
+    TAU,
+    define_model_flags,
+    define_warp_flags,
+    load_models,
+    parse_ids,
+    read_warp,
+)
+from mtad_jax import cli, recipes
+from mtad_jax.warp import Warp
+
+DEFAULT_DATA = "../shared/data"
+LOWER_TEMPERATURES = (0.7, 0.5)  # shares of the temperature, shown beside MTAD for honesty
+BEAM_WIDTH = 4
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the program's flags."""
+    define_model_flags(values)
+    define_warp_flags(values)
+    number, items, text = flags.DEFINE_integer, flags.DEFINE_list, flags.DEFINE_string
+    number("prompts", 48, "Prompts in all, half of each kind.", flag_values=values)
+    number("repeats", 6, "Passes over the rules, a share of prompts each.", flag_values=values)
+    number("max_new_tokens", 100, "Most tokens a prompt gets.", flag_values=values)
+    number("seed", 0, "Seed of prompts and draws.", flag_values=values)
+    items("depths", "1,2,3,4,5", "K of speculative sampling, MTAD, MMTAD.", flag_values=values)
+    items("widths", "2,4", "W of MTAD and MMTAD.", flag_values=values)
+    flags.DEFINE_float("tau", TAU, "Threshold of MTAD and MMTAD.", flag_values=values)
+    text("data_dir", None, f"Held-out stories. Default: {DEFAULT_DATA}, else built-in openings.",
+         flag_values=values)  # fmt: skip
+    text("output", None, "JSON lines to write: settings, then every sample.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace an output that exists.", flag_values=values)
+
+
+def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> list[Rule]:
+    """Return the rules to compare, plain sampling first.
+
+    MTAD and MMTAD start at depth 2: at depth 1 there is no joint. Drawn beams ("draw=sample") are
+    shown at one depth, as is MTAD with the narrowest beams.
+    """
+    rules = [Rule("sample", recipes.sample(), warp)]
+    rules += [Rule("speculative", recipes.speculative(k), warp, k) for k in depths]
+    joint = [k for k in depths if k > 1]
+    middle = joint[-2:][:1]  # one below the deepest, where there are two
+    wide = max(widths)
+    for name, recipe, every in (("mtad", recipes.mtad, [wide]), ("mmtad", recipes.mmtad, widths)):
+        grid = [(k, w, "search") for k in joint for w in every]
+        grid += [(k, w, "sample") for k in middle for w in every]
+        for k, w, draw in grid:
+            note = "draw=sample" if draw == "sample" else ""
+            rules.append(Rule(name, recipe(k, w, tau, draw), warp, k, w, note))
+    rules.append(Rule("greedy", recipes.greedy(), Warp(temperature=0.0)))
+    for share in LOWER_TEMPERATURES:
+        cooler = dataclasses.replace(warp, temperature=float(warp.temperature) * share)
+        rules.append(Rule("sample", recipes.sample(), cooler, note=f"T={cooler.temperature:g}"))
+    rules.append(Rule("beam", recipes.beam(BEAM_WIDTH), warp, width=BEAM_WIDTH))
+    return rules
+
+
+def benchmark(values: flags.FlagValues) -> None:
+    """Run the program.
+
+    Raises:
+      ValueError: wrong input.
+      OSError: the output cannot be written.
+    """
+    rules = _read_rules(values)
+    for name in ("prompts", "repeats", "max_new_tokens"):
+        if getattr(values, name) < 1:
+            raise ValueError(f"--{name}={getattr(values, name)} must be >= 1")
+    if values.repeats > values.prompts:
+        raise ValueError(f"--repeats={values.repeats} must be <= --prompts={values.prompts}")
+    writer = None
+    if values.output is not None:
+        writer = RowWriter(values.output, {}, overwrite=values.overwrite)
+        writer.check()
+    elif values.overwrite:
+        raise ValueError("--overwrite needs --output=FILE.jsonl")
+    data_dir = find_stories(values.data_dir, DEFAULT_DATA)
+    tasks = make_tasks(values.prompts, values.seed, data_dir)
+    bench = _open(values, tasks, rules)
+    print(f"{_machine()}\n{'held-out' if data_dir else 'built-in'} stories, held-out databases")
+    compile_seconds, samples = measure(bench, tasks, rules, values.repeats)
+    print("\n".join([*table_lines(rules, samples, compile_seconds), "", *summary_lines(samples)]))
+    if writer is not None:
+        about = {"machine": _machine(), "models": [values.target, values.draft]}
+        with writer:
+            writer.write([about | {"compile_seconds": compile_seconds}])
+            writer.write([dataclasses.asdict(sample) for sample in samples])
+
+
+def measure(
+    bench: Bench, tasks: list[Task], rules: list[Rule], repeats: int
+) -> tuple[dict[str, float], list[Sample]]:
+    """Compile, then run all rules, with a progress bar; return compile seconds and samples."""
+    with tqdm(total=len(rules), desc="compiling", leave=False) as bar:
+        compile_seconds = {}
+        for rule in rules:
+            compile_seconds[rule.label] = bench.compile(rule)
+            bar.update()
+    with tqdm(total=len(rules) * len(tasks), desc="measuring", leave=False) as bar:
+        samples = bench.interleaved(rules, repeats, bar.update)
+    judged = [dataclasses.replace(s, correct=tasks[s.prompt].judge(s.text)) for s in samples]
+    return compile_seconds, judged
+
+
+def _read_rules(values: flags.FlagValues) -> list[Rule]:
+    """Return the rules that the flags ask for, checked."""
+    depths = sorted(set(parse_ids("depths", values.depths)))
+    widths = sorted(set(parse_ids("widths", values.widths)))
+    if max(depths) < 2:
+        raise ValueError(f"--depths={','.join(values.depths)} must hold a depth of 2 or more")
+    warp = read_warp(values)
+    rules = make_rules(warp, depths, widths, values.tau)
+    for rule in rules:
+        rule.strategy.check(2**31, rule.warp.top_k)
+    return rules
+
+
+def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Bench:
+    """Load the models and check every prompt and rule against them."""
+    if (values.target is None) != (values.draft is None):
+        raise ValueError("give --target and --draft, or neither for the shipped pair")
+    pipe = load_models(values)
+    if pipe.target.tokenizer is None:
+        raise ValueError(f"{values.target}: no tokenizer files, and the prompts are text")
+    prompts = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
+    ids = []
+    for rule in rules:
+        rule.strategy.check(pipe.target.lm.vocab_size, rule.warp.top_k)
+        ids = encode_prompts(
+            pipe, prompts, strategy=rule.strategy, max_new_tokens=values.max_new_tokens
+        )
+    kinds = [task.kind for task in tasks]
+    return Bench(pipe, ids, kinds, values.max_new_tokens, values.seed)
+
+
+def _machine() -> str:
+    """Return what the numbers were measured on."""
+    device = jax.devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"mtad-jax {metadata.version('mtad-jax')}, jax {jax.__version__}, Python "
+        f"{platform.python_version()}, {device.platform} ({device.device_kind}), {cores} CPU cores"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Run the program on the command line's flags."""
+    del argv
+    benchmark(flags.FLAGS)
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    cli.run(main)

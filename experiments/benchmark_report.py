@@ -1,0 +1,121 @@
+"""The benchmark's table, and what it says about the project's aims."""
+
+from collections.abc import Sequence
+
+from experiments.measure import Rule, Sample
+from experiments.scores import Score, by_rule, chosen_and_reported, reported, score
+
+BASE = "sample"  # label of plain sampling
+AIM_CALLS = 1.42  # tokens a target call, MMTAD over speculative sampling at equal depth
+AIM_SPECULATIVE = 1.2  # tokens/s, best MMTAD over best speculative sampling
+AIM_PLAIN = 1.6  # tokens/s, best MMTAD over plain sampling
+AIM_PERPLEXITY = -0.25  # of MTAD and MMTAD against plain sampling
+
+_COLUMNS = (
+    f"{'rule':<28}{'tokens/s':>9}{'x plain':>9}{'tok/call':>9}{'blk eff':>9}{'accepted':>9}"
+    f"{'ppl':>7}{'ppl tok':>8}  {'SQL right (95 %)':<20}{'compile s':>9}"
+)
+
+
+def table_lines(
+    rules: Sequence[Rule], samples: Sequence[Sample], compile_seconds: dict[str, float]
+) -> list[str]:
+    """Return the table, a rule a line, and what its columns are."""
+    groups = by_rule(samples)
+    base = groups.get(BASE, ())
+    lines = [_COLUMNS, "-" * len(_COLUMNS)]
+    for rule in rules:
+        line = score(groups[rule.label], base)
+        lines.append(_line(rule.label, line, compile_seconds.get(rule.label, 0.0)))
+    return [
+        *lines,
+        "",
+        "tokens/s and x plain: medians over passes; tok/call: tokens a user gets per target call;",
+        "ppl: un-warped target, mean over prompts; ppl tok: mean over tokens.",
+    ]
+
+
+def _line(label: str, s: Score, compile_seconds: float) -> str:
+    ratio = "-" if s.ratio is None else f"{s.ratio:.2f}"
+    accepted = "-" if s.acceptance is None else f"{s.acceptance:.0%}"
+    right = "-"
+    if s.accuracy is not None:
+        share, low, high = s.accuracy
+        right = f"{share:.0%} ({low:.0%} to {high:.0%})"
+    return (
+        f"{label:<28}{s.tokens_per_second:>9.0f}{ratio:>9}{s.tokens_per_call:>9.2f}"
+        f"{s.block_efficiency:>9.2f}{accepted:>9}{s.perplexity:>7.2f}"
+        f"{s.perplexity_by_token:>8.2f}  {right:<20}{compile_seconds:>9.1f}"
+    )
+
+
+def summary_lines(samples: Sequence[Sample]) -> list[str]:
+    """Return each aim with what was reached.
+
+    Depths and widths are chosen on the even passes and reported on the odd ones.
+    """
+    groups = by_rule(samples)
+    families = {
+        family: [name for name in groups if name.startswith(family + " K=")]
+        for family in ("speculative", "mtad", "mmtad")
+    }
+    base = reported(groups[BASE])
+    best = {
+        family: chosen_and_reported(groups, names, _speed) for family, names in families.items()
+    }
+    lines = ["Aims (settings chosen on one half of the prompts, reported on the other):"]
+    lines += _equal_depth_lines(groups, families)
+    mmtad, mmtad_samples = best["mmtad"]
+    for name, other, aim in (
+        (best["speculative"][0], best["speculative"][1], AIM_SPECULATIVE),
+        (BASE, base, AIM_PLAIN),
+    ):
+        ratio = score(mmtad_samples, other).ratio
+        assert ratio is not None
+        lines.append(_aim(f"tokens/s, {mmtad} / {name}", ratio, aim))
+    plain = score(base).perplexity
+    for family in ("mtad", "mmtad"):
+        name, chosen = best[family]
+        change = score(chosen).perplexity / plain - 1
+        lines.append(_perplexity_line(name, change))
+        worst, change = max(
+            ((n, score(reported(groups[n])).perplexity / plain - 1) for n in families[family]),
+            key=lambda pair: pair[1],
+        )
+        lines.append(_perplexity_line(f"{worst} (highest of its family)", change))
+    return lines
+
+
+def _equal_depth_lines(
+    groups: dict[str, list[Sample]], families: dict[str, list[str]]
+) -> list[str]:
+    """Return, for every depth, MMTAD's tokens a target call over speculative sampling's."""
+    lines = []
+    for plain in families["speculative"]:
+        depth = plain.split(" ")[1]
+        same = [name for name in families["mmtad"] if name.split(" ")[1] == depth]
+        if same:
+            name, chosen = chosen_and_reported(groups, same, _tokens_per_call)
+            ratio = _tokens_per_call(chosen) / _tokens_per_call(reported(groups[plain]))
+            lines.append(_aim(f"tokens a target call, {name} / {plain}", ratio, AIM_CALLS))
+    return lines
+
+
+def _aim(what: str, reached: float, aim: float) -> str:
+    verdict = "reached" if reached >= aim else "NOT reached"
+    return f"  {what}: {reached:.2f} (aim {aim:.2f}: {verdict})"
+
+
+def _perplexity_line(name: str, change: float) -> str:
+    verdict = "reached" if change <= AIM_PERPLEXITY else "NOT reached"
+    return (
+        f"  perplexity, {name} against {BASE}: {change:+.0%} (aim {AIM_PERPLEXITY:+.0%}: {verdict})"
+    )
+
+
+def _speed(samples: Sequence[Sample]) -> float:
+    return score(samples).tokens_per_second
+
+
+def _tokens_per_call(samples: Sequence[Sample]) -> float:
+    return score(samples).tokens_per_call

@@ -1,0 +1,117 @@
+"""What a set of samples says about a rule: speed, tokens a call, quality."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from experiments.measure import Sample
+
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Score:
+    """A rule's line of the table.
+
+    Attributes:
+      tokens_per_second: median over the passes.
+      ratio: median over the passes of the ratio to the base rule in the same pass; None if the
+        base is not there.
+      tokens_per_call: tokens per call of the target, over all samples.
+      block_efficiency: 1 + accepted / rounds, over all samples.
+      acceptance: accepted / drafted; None where nothing is drafted.
+      perplexity: exp of the mean over prompts of a prompt's mean -logp_raw.
+      perplexity_by_token: exp of the mean over all tokens.
+      correct, judged: how many of the judged answers are right.
+      tokens: mean tokens of a prompt.
+    """
+
+    tokens_per_second: float
+    ratio: float | None
+    tokens_per_call: float
+    block_efficiency: float
+    acceptance: float | None
+    perplexity: float
+    perplexity_by_token: float
+    correct: int
+    judged: int
+    tokens: float
+
+    @property
+    def accuracy(self) -> tuple[float, float, float] | None:
+        """Share of right answers with its 95 % interval, or None."""
+        if not self.judged:
+            return None
+        return self.correct / self.judged, *wilson(self.correct, self.judged)
+
+
+def score(samples: Sequence[Sample], base: Sequence[Sample] = ()) -> Score:
+    """Score one rule's samples; `base` are those of the rule that speeds are compared with."""
+    speeds, base_speeds = speed_by_pass(samples), speed_by_pass(base)
+    ratios = [speeds[r] / base_speeds[r] for r in speeds if r in base_speeds]
+    tokens, rounds = (sum(getattr(s, name) for s in samples) for name in ("tokens", "rounds"))
+    accepted, drafted = (sum(getattr(s, name) for s in samples) for name in ("accepted", "drafted"))
+    judged = [s.correct for s in samples if s.correct is not None]
+    return Score(
+        tokens_per_second=statistics.median(speeds.values()),
+        ratio=statistics.median(ratios) if ratios else None,
+        tokens_per_call=tokens / rounds,
+        block_efficiency=1 + accepted / rounds,
+        acceptance=accepted / drafted if drafted else None,
+        perplexity=math.exp(-statistics.fmean(s.logp_raw / s.tokens for s in samples)),
+        perplexity_by_token=math.exp(-sum(s.logp_raw for s in samples) / tokens),
+        correct=sum(judged),
+        judged=len(judged),
+        tokens=tokens / len(samples),
+    )
+
+
+def speed_by_pass(samples: Iterable[Sample]) -> dict[int, float]:
+    """Return tokens per second of each pass: all its tokens over all its time."""
+    tokens: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for sample in samples:
+        tokens[sample.repeat] = tokens.get(sample.repeat, 0) + sample.tokens
+        seconds[sample.repeat] = seconds.get(sample.repeat, 0.0) + sample.seconds
+    return {repeat: tokens[repeat] / seconds[repeat] for repeat in tokens}
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a share; good at small counts and near 0 and 1."""
+    share, z2 = successes / trials, Z95**2
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = share * (1 - share) / trials + z2 / (4 * trials**2)
+    half = Z95 * math.sqrt(half) / (1 + z2 / trials)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def by_rule(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Group samples by rule, in the order of first appearance."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.rule, []).append(sample)
+    return groups
+
+
+def chosen_and_reported(
+    groups: dict[str, list[Sample]], rules: Sequence[str], key: Callable[[Sequence[Sample]], float]
+) -> tuple[str, list[Sample]]:
+    """Choose the rule with the largest key on the even passes; return it with its odd passes.
+
+    A rule chosen and reported on the same samples would look better than it is. With one pass both
+    are the same.
+    """
+    halves = {name: _halves(groups[name]) for name in rules}
+    best = max(rules, key=lambda name: key(halves[name][0]))
+    return best, halves[best][1]
+
+
+def reported(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the passes that `chosen_and_reported` reports."""
+    return _halves(samples)[1]
+
+
+def _halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    even = [s for s in samples if s.repeat % 2 == 0]
+    return even, [s for s in samples if s.repeat % 2] or even
