@@ -1,0 +1,154 @@
+"""Measuring: samples, scores, interleaving, and the report."""
+
+import dataclasses
+import math
+
+import pytest
+from absl import flags
+from tiny_pair import write_pair
+
+from experiments import benchmark, benchmark_report, benchmark_tasks, scores
+from experiments.measure import Bench, Rule, Sample
+from mtad_jax import recipes
+from mtad_jax.decode.loop import run as compiled
+from mtad_jax.pipeline import Pipeline
+from mtad_jax.warp import Warp
+
+WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
+SAMPLE = Sample("sample", 0, 0, "story", 10, 5, 4, 8, -20.0, 2.0, 0.5, "", None)
+
+
+def sample(**changes):
+    return dataclasses.replace(SAMPLE, **changes)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    pipe = Pipeline.load(*write_pair(tmp_path_factory.mktemp("measure")))
+    texts = ["The cat", "hello world, the dog ran home", "def f(x):", "and the cat did not"]
+    return Bench(pipe, [pipe.encode(t) for t in texts], ["story", "sql"] * 2, 6, seed=0)
+
+
+def test_a_sample_is_what_the_pipeline_gives(bench):
+    rule = Rule("speculative", recipes.speculative(2), WARP, 2)
+    got = bench.decode(rule, 1)
+    row = bench.pipe(
+        [bench.prompts[1]], strategy=rule.strategy, warp=WARP, max_new_tokens=6, row_ids=[1]
+    )[0]
+    assert (got.tokens, got.text) == (len(row.tokens), row.text)
+    assert (got.rounds, got.accepted) == (row.stats.rounds, row.stats.accepted)
+    assert got.drafted == row.stats.drafted
+    assert math.isclose(got.logp_raw, sum(row.logp_raw), rel_tol=1e-4)
+    assert got.seconds > 0 and got.prefill_seconds > 0
+    before = compiled._cache_size()
+    bench.decode(rule, 0)
+    bench.decode(rule, 3)
+    assert compiled._cache_size() == before  # prompts of other lengths compile nothing
+
+
+def test_passes_share_out_the_prompts(bench, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Bench, "decode", lambda self, *args: seen.append(args))
+    bench.interleaved(["a", "b"], 2)
+    assert seen == [
+        *[("a", 0, 0), ("a", 1, 0), ("b", 0, 0), ("b", 1, 0)],
+        *[("a", 2, 1), ("a", 3, 1), ("b", 2, 1), ("b", 3, 1)],
+    ]
+    with pytest.raises(ValueError, match="repeats=5"):
+        bench.interleaved(["a"], 5)
+
+
+def test_scores_by_hand():
+    samples = [
+        sample(correct=True),
+        sample(prompt=1, tokens=30, rounds=10, seconds=2.0, logp_raw=-30.0, correct=False),
+        sample(prompt=2, repeat=1, tokens=20, rounds=5, seconds=1.0, logp_raw=-10.0),
+    ]
+    base = [sample(seconds=4.0), sample(repeat=1, seconds=1.0)]
+    got = scores.score(samples, base)
+    assert got.tokens_per_second == (10 + 20) / 2  # passes: 40 / 4 and 20 / 1
+    assert got.ratio == (10 / 2.5 + 20 / 10) / 2
+    assert got.tokens_per_call == 60 / 20 and got.block_efficiency == 1 + 12 / 20
+    assert got.acceptance == 0.5 and got.tokens == 20
+    assert math.isclose(got.perplexity, math.exp((2.0 + 1.0 + 0.5) / 3))
+    assert math.isclose(got.perplexity_by_token, math.exp(60 / 60))
+    share, low, high = got.accuracy
+    assert share == 0.5 and 0 < low < 0.5 < high < 1
+    assert scores.score([SAMPLE]).ratio is None and scores.score([SAMPLE]).accuracy is None
+
+
+def test_wilson():
+    low, high = scores.wilson(0, 10)
+    assert low == 0 and math.isclose(high, 0.2775, abs_tol=1e-4)
+    low, high = scores.wilson(81, 263)  # Newcombe 1998, table I
+    assert math.isclose(low, 0.2553, abs_tol=1e-4) and math.isclose(high, 0.3662, abs_tol=1e-4)
+
+
+def test_settings_are_not_reported_on_the_prompts_that_chose_them():
+    groups = {
+        "lucky": [sample(rule="lucky", tokens=40), sample(rule="lucky", repeat=1, tokens=5)],
+        "steady": [sample(rule="steady", tokens=20), sample(rule="steady", repeat=1, tokens=20)],
+    }
+    best, reported = scores.chosen_and_reported(
+        groups, list(groups), lambda s: scores.score(s).tokens_per_second
+    )
+    assert best == "lucky" and [s.tokens for s in reported] == [5]
+
+
+def test_report():
+    rules = benchmark.make_rules(WARP, [1, 2, 3], [2, 4], 0.5)
+    labels = [rule.label for rule in rules]
+    assert len(set(labels)) == len(labels) and labels[0] == benchmark_report.BASE
+    samples = [
+        sample(rule=rule.label, repeat=r, rounds=5 - (rule.name == "mmtad"), seconds=seconds)
+        for r in range(2)
+        for rule in rules
+        for seconds in [{"mmtad": 1.0, "speculative": 1.1}.get(rule.name, 2.0)]
+    ]
+    table = "\n".join(benchmark_report.table_lines(rules, samples, {}))
+    assert all(label in table for label in labels)
+    lines = benchmark_report.summary_lines(samples)
+    calls = [line for line in lines if "target call" in line]
+    assert len(calls) == 2 and all("1.25 (aim 1.42: NOT reached)" in line for line in calls)
+    assert any("/ sample: 2.00 (aim 1.60: reached)" in line for line in lines)
+    assert any("1.10 (aim 1.20: NOT reached)" in line for line in lines)
+    assert sum("perplexity" in line and "+0%" in line for line in lines) == 4
+
+
+def test_tasks():
+    tasks = benchmark_tasks.make_tasks(30, 0, None)
+    assert [task.kind for task in tasks] == ["story", "sql"] * 15
+    assert tasks[1].judge(tasks[1].example.sql + "\n") is True
+    assert tasks[1].judge("DROP TABLE x") is False and tasks[0].judge("x") is None
+    assert tasks[:10] == benchmark_tasks.make_tasks(30, 0, None)[:10]
+
+
+def test_stories_are_looked_for(tmp_path):
+    assert benchmark_tasks.find_stories(None, str(tmp_path)) is None
+    with pytest.raises(OSError, match="--data_dir=.*test.txt"):
+        benchmark_tasks.find_stories(str(tmp_path), "unused")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--prompts=0"], "--prompts=0"),
+        (["--repeats=9", "--prompts=8"], "--repeats=9"),
+        (["--depths=1"], "--depths=1 must hold"),
+        (["--depths=2,0"], "depth=0"),
+        (["--widths="], "--widths is empty"),
+        (["--widths=11"], "width=11"),
+        (["--tau=0"], "tau=0.0"),
+        (["--top_p=2"], "top_p=2.0"),
+        (["--target=x"], "--target and --draft"),
+        (["--overwrite"], "--overwrite needs --output"),
+    ],
+)
+def test_wrong_flags(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = flags.FlagValues()
+    benchmark.define_flags(values)
+    values(["benchmark", *args])
+    with pytest.raises(ValueError, match=message):
+        benchmark.benchmark(values)
+    assert not list(tmp_path.iterdir())
