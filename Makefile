@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 TEST := $(VENV)/.installed-test
 DEV := $(VENV)/.installed-dev
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Twice quiet: errors only.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Tests compile much and run little, so a second process helps even on two cores.
 PYTEST_FLAGS ?= -n auto --maxprocesses=4
 
