@@ -56,19 +56,32 @@ def beam_step(
     batch, vocab = logq.shape[0], logq.shape[2]
     stay = jnp.where(jnp.arange(vocab) == 0, 0.0, -jnp.inf)
     pairs = beams.logq[:, :, None] + jnp.where(beams.ended[:, :, None], stay, logq)
-    pairs = jnp.where(beams.valid[:, :, None], pairs, -jnp.inf).reshape(batch, -1)
+    pairs = jnp.where(beams.valid[:, :, None], pairs, -jnp.inf)
     if noise is None:
-        weight, index = jax.lax.top_k(pairs, width)
+        weight, parent, token = _top_pairs(pairs, width)
     else:
         # Gumbel top-W: draws without replacement in proportion to exp(pairs).
-        score = jnp.where(pairs > -jnp.inf, pairs + noise.reshape(batch, -1), -jnp.inf)
-        index = jax.lax.top_k(score, width)[1]
-        weight = take(pairs, index)
-    parent, token = index // vocab, index % vocab
+        score = jnp.where(pairs > -jnp.inf, pairs + noise, -jnp.inf)
+        _, parent, token = _top_pairs(score, width)
+        weight = take(pairs.reshape(batch, -1), parent * vocab + token)
     valid, filler = weight > -jnp.inf, take(beams.ended, parent)
     filler &= valid
     ended = filler | (valid & controls.is_end(token))
     return Beams(token, parent, weight, valid, ended, filler)
+
+
+def _top_pairs(
+    score: Float[Array, "B U V"], width: int
+) -> tuple[Float[Array, "B W"], Int[Array, "B W"], Int[Array, "B W"]]:
+    """Return the largest scores with their beam and token; ties go to the lowest beam * V + token.
+
+    First within each beam, then among the winners: 200 times less to sort than all U * V pairs at
+    once, and the same answer, ties included.
+    """
+    batch = score.shape[0]
+    best, token = jax.lax.top_k(score, width)  # --> [B, U, W]
+    value, index = jax.lax.top_k(best.reshape(batch, -1), width)
+    return value, index // width, take(token.reshape(batch, -1), index)
 
 
 def first_window(batch: int, nodes: int) -> Bool[Array, "B 1 N"]:
