@@ -5,8 +5,8 @@ line of statistics to stderr. `--prompts=IN.jsonl --output=OUT.jsonl` writes a r
 finished of an interrupted run stays in `OUT.jsonl.partial`, and `--resume` goes on from there.
 
 `seconds` of an output row is the wall time of its batch divided by the rows in it, prompt and
-text handling included. Compiling is not in it: the first batch of a new size is run for one round
-before the clock starts.
+text handling included. Compiling is not in it: the first batch of a new size is run for two
+rounds before the clock starts.
 """
 
 import dataclasses
