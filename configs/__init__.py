@@ -1,0 +1,1 @@
+"""Recipes for `python -m experiments.train`."""

@@ -1,0 +1,91 @@
+"""Trains a target from scratch, or distils a draft from a target.
+
+`python -m experiments.train --config=configs/train_target.py --data_dir=DIR --output=DIR`;
+with `configs/train_draft.py` also `--target=DIR`, a checkpoint. The output folder gets
+`checkpoints/` (orbax), `export/` (a Hugging Face folder), `recipe.json` and `metrics.json`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import train_export
+from experiments.train_loop import Trainer
+from mtad_jax import checkpoint, cli
+from mtad_jax.models.base import BoundLM
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe, e.g. configs/train_target.py; --config.seed=1 and so on change it."
+)
+_DATA = flags.DEFINE_string("data_dir", None, "Folder that experiments.corpus wrote.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for checkpoints and export.")
+_TARGET = flags.DEFINE_string("target", None, "Checkpoint of the target to distil from.")
+_RESUME = flags.DEFINE_bool("resume", False, "Go on from the latest checkpoint in --output.")
+
+# What may differ when a run goes on: what is still to come, and what it says meanwhile.
+_FREE = ("phases", "rates", "log_every", "eval_every", "eval_windows", "save_every")
+
+
+def main(argv: list[str]) -> None:
+    """Run the recipe that the flags name."""
+    del argv
+    config: Any = _given(_CONFIG)
+    data_dir, output = Path(_given(_DATA)), Path(_given(_OUTPUT))
+    tokenizer = data_dir / train_export.TOKENIZER
+    if not tokenizer.is_file():
+        raise ValueError(f"no {tokenizer}: build it with python -m experiments.corpus")
+    target = _read_target(config, _TARGET.value)
+    check_output(output, config, _RESUME.value)
+    trainer = Trainer(config, data_dir, output, target, lambda line: print(line, flush=True))
+    train_export.write_report(output / "recipe.json", config.to_dict())
+    trainer.run()
+    train_export.export(output / "export", trainer.model, trainer.state.params, tokenizer)
+    train_export.write_report(output / "metrics.json", trainer.evaluate())
+    trainer.close()
+
+
+def check_output(output: Path, config: Any, resume: bool) -> None:
+    """Check that the output folder is fresh or, to resume, holds a run of the same recipe.
+
+    Raises:
+      ValueError: it is not.
+    """
+    file = output / "recipe.json"
+    if not file.is_file():
+        if output.exists() and any(output.iterdir()):
+            raise ValueError(f"{output} exists and holds no run: choose another --output")
+        return
+    if not resume:
+        raise ValueError(f"{output} holds a run: give --resume to go on, or another --output")
+    old, new = json.loads(file.read_text(encoding="utf-8")), json.loads(config.to_json())
+    changed = [key for key in new if key not in _FREE and old.get(key) != new[key]]
+    if changed:
+        raise ValueError(f"{file}: the run there has other settings of {', '.join(changed)}")
+
+
+def _given(flag: flags.FlagHolder) -> Any:
+    if flag.value is None:
+        raise ValueError(f"--{flag.name} is missing")
+    return flag.value
+
+
+def _read_target(config: Any, path: str | None) -> BoundLM | None:
+    if (path is not None) != (config.distill > 0):
+        raise ValueError("--target goes with a recipe whose distill is above 0, and only with it")
+    if path is None:
+        return None
+    target = checkpoint.load(path, dtype=jnp.float32).lm
+    if target.model.vocab_size != config.model.vocab_size:
+        raise ValueError(
+            f"{path}: vocab_size {target.model.vocab_size}, the draft's is "
+            f"{config.model.vocab_size}"
+        )
+    return target
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,69 @@
+"""Between a recipe's `model` section, our model, and a Hugging Face folder."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from mtad_jax.hf_writer import write_hf
+from mtad_jax.models.base import LinenLM
+from mtad_jax.models.llama import Llama, LlamaConfig
+from mtad_jax.types import Params
+
+TOKENIZER = "tokenizer.model"
+BOS, EOS = 1, 2  # as experiments.corpus trains the tokenizer
+
+
+def build_model(section: Mapping[str, Any]) -> LinenLM:
+    """Return the Llama that a recipe describes.
+
+    Raises:
+      ValueError: a setting is unknown or missing.
+    """
+    try:
+        config = LlamaConfig(**section, rope_scaling=None, attention_bias=False, mlp_bias=False)
+    except TypeError as error:
+        raise ValueError(f"config.model: {error}") from error
+    return LinenLM(Llama(config))
+
+
+def hf_config(config: LlamaConfig) -> dict[str, Any]:
+    """Return the `config.json` of a model that `build_model` made."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "tie_word_embeddings": config.tied_head,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "torch_dtype": "bfloat16",
+    }
+
+
+def export(folder: Path, model: LinenLM, params: Params, tokenizer: Path) -> None:
+    """Write a Hugging Face Llama folder in bfloat16, with the tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(tokenizer, folder / TOKENIZER)
+    write_hf(folder, params, hf_config(model.module.config), dtype=jnp.bfloat16)
+
+
+def write_report(file: Path, report: Mapping[str, Any]) -> None:
+    """Write a JSON file for people to read."""
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+"""The training loop: batches in, checkpoints and log lines out."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from experiments import train_data, train_export, train_step
+from experiments.train_data import Phase
+from mtad_jax.models.base import BoundLM
+from mtad_jax.types import Array
+
+Metrics = Mapping[str, float]
+
+
+class Trainer:
+    """One run, data parallel over all devices.
+
+    Attributes:
+      config: the recipe.
+      model: what is trained.
+      state: the latest `TrainState`.
+      total: steps of the whole schedule.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        data_dir: Path,
+        output: Path,
+        target: BoundLM | None,
+        log: Callable[[str], None],
+    ):
+        self.config, self._log = config, log
+        self._phases = tuple(Phase(*phase) for phase in config.phases)
+        self.total = sum(phase.steps for phase in self._phases)
+        self.model = train_export.build_model(config.model)
+        self._train, self._held_out = _read_data(data_dir, self.model.vocab_size, self._phases)
+        mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+        self._by_row = NamedSharding(mesh, PartitionSpec("data"))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        optimizer = train_step.make_optimizer(config)
+        state = train_step.init_state(self.model, optimizer, config.seed)
+        self.state: train_step.TrainState = jax.device_put(state, everywhere)
+        target = jax.device_put(target, everywhere)
+        self._step = train_step.make_step(self.model, optimizer, config, target)
+        self._eval = train_step.make_eval(self.model, target)
+        self._checkpoints = ocp.CheckpointManager(
+            (output / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2, save_interval_steps=config.save_every
+            ),
+        )
+
+    def run(self) -> None:
+        """Train from the latest checkpoint, or from the start, to the end of the schedule."""
+        metrics, since, tokens = [], time.monotonic(), 0  # since the last log line
+        for step in range(self._restore(), self.total):
+            batch = train_data.batch_at(self._train, self._phases, self.config.seed, step)
+            self.state, row = self._step(self.state, self._put(batch))
+            metrics.append(row)
+            tokens += batch.shape[0] * (batch.shape[1] - 1)
+            done = step + 1
+            if done % self.config.log_every == 0 or done == self.total:
+                text = _text(_mean(metrics))  # waits for the steps, so the clock is right
+                rate = tokens / (time.monotonic() - since)
+                self._log(f"step {done}/{self.total} {text} {rate:.0f} tokens/s")
+                metrics, since, tokens = [], time.monotonic(), 0
+            self._save(done)
+            if done % self.config.eval_every == 0 and done < self.total:
+                self.evaluate(self.config.eval_windows)
+        self._checkpoints.wait_until_finished()
+
+    def evaluate(self, limit: int | None = None) -> dict[str, Metrics]:
+        """Return (and log) the mean metrics on each held-out set, on `limit` windows or all."""
+        first = self._phases[0]
+        out = {}
+        for name, tokens in self._held_out.items():
+            batches = train_data.eval_batches(tokens, first.rows, first.length, limit)
+            out[name] = _mean([self._eval(self.state.params, self._put(b)) for b in batches])
+            self._log(f"held-out {name}: {_text(out[name])}")
+        return out
+
+    def close(self) -> None:
+        """Stop the checkpoint threads."""
+        self._checkpoints.close()
+
+    def _put(self, batch: np.ndarray) -> Array:
+        return jax.device_put(batch, self._by_row)
+
+    def _restore(self) -> int:
+        """Load the latest checkpoint, if any, and return the steps done."""
+        latest = self._checkpoints.latest_step()
+        if latest is None:
+            return 0
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, self.state)
+        restored = self._checkpoints.restore(latest, args=ocp.args.StandardRestore(like))
+        self.state = cast(train_step.TrainState, restored)
+        self._log(f"resumed from step {latest}")
+        return latest
+
+    def _save(self, done: int) -> None:
+        """Checkpoint in the background, if it is time to."""
+        args = ocp.args.StandardSave(self.state)
+        self._checkpoints.save(done, args=args, force=done == self.total)
+
+
+def _read_data(
+    data_dir: Path, vocab_size: int, phases: tuple[Phase, ...]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the training tokens and the held-out sets, checked against the recipe."""
+    train = train_data.load_tokens(data_dir, "train")
+    held_out = {
+        name: train_data.load_tokens(data_dir, f"val_{name}") for name in train_data.VALIDATION
+    }
+    train_data.check(train, phases, jax.device_count())
+    for name, tokens in {"train": train, **held_out}.items():
+        if tokens.max() >= vocab_size:
+            raise ValueError(f"{name}: token {tokens.max()}, but vocab_size is {vocab_size}")
+    return train, held_out
+
+
+def _mean(metrics: list[dict]) -> dict[str, float]:
+    names = metrics[0] if metrics else ()
+    return {name: float(np.mean([np.asarray(row[name]) for row in metrics])) for name in names}
+
+
+def _text(metrics: Metrics) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in metrics.items())

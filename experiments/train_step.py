@@ -1,0 +1,124 @@
+"""The optimizer, the losses and the jitted steps of training and distillation."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.types import Array, Float, Int, Params
+
+
+@struct.dataclass
+class TrainState:
+    """What a checkpoint holds.
+
+    Attributes:
+      step: optimizer steps done.
+      params: f32 parameters.
+      opt_state: optax's.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+
+
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """Return clipped AdamW at the recipe's rates; weight decay on matrices only."""
+    steps, rates = zip(*config.rates, strict=True)
+
+    def schedule(step: Array) -> Array:
+        return jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(rates, jnp.float32))
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(
+            schedule,
+            b1=0.9,
+            b2=0.95,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        ),
+    )
+
+
+def init_state(model: LinenLM, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Return the state before the first step."""
+    params = model.init(jax.random.key(seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def losses(
+    logits: Float[Array, "B T V"],
+    labels: Int[Array, "B T"],
+    target_logits: Float[Array, "B T V"] | None,
+) -> dict[str, Float[Array, ""]]:
+    """Return means over positions: cross entropy and, with a target, KL and overlap.
+
+    `kl` is KL(target || model) at temperature 1. `overlap` is the sum of min(p, q), the
+    probability that speculative sampling accepts one token of the model (Leviathan et al. 2023).
+    """
+    logq = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(logq, labels[..., None], axis=-1)
+    out = {"cross_entropy": -picked.mean()}
+    if target_logits is not None:
+        logp = jax.nn.log_softmax(target_logits)
+        p = jnp.exp(logp)
+        out["kl"] = (p * (logp - logq)).sum(-1).mean()
+        out["overlap"] = jnp.minimum(p, jnp.exp(logq)).sum(-1).mean()
+    return out
+
+
+def make_step(
+    model: LinenLM,
+    optimizer: optax.GradientTransformation,
+    config: Any,
+    target: BoundLM | None,
+) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:
+    """Return the jitted, state-donating update on one [B, T + 1] batch."""
+    measure = _measure(model, target)
+    ce_weight, kl_weight = config.cross_entropy, config.distill
+
+    def loss_fn(params, target_params, batch):
+        metrics = measure(params, target_params, batch)
+        return ce_weight * metrics["cross_entropy"] + kl_weight * metrics.get("kl", 0.0), metrics
+
+    def step(state: TrainState, target_params: Params | None, batch: Array):
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, target_params, batch)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = cast(Params, optax.apply_updates(state.params, updates))
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    jitted = jax.jit(step, donate_argnums=0)
+    target_params = None if target is None else target.params
+    return lambda state, batch: jitted(state, target_params, batch)
+
+
+def make_eval(
+    model: LinenLM, target: BoundLM | None
+) -> Callable[[Params, Array], dict[str, Float[Array, ""]]]:
+    """Return the jitted metrics of one [B, T + 1] batch."""
+    jitted = jax.jit(_measure(model, target))
+    target_params = None if target is None else target.params
+    return lambda params, batch: jitted(params, target_params, batch)
+
+
+def _measure(
+    model: LinenLM, target: BoundLM | None
+) -> Callable[[Params, Params | None, Array], dict[str, Float[Array, ""]]]:
+    """Return `losses` as a function of model, target and batch (parameters are no constants)."""
+
+    def measure(params: Params, target_params: Params | None, batch: Array):
+        inputs, labels = batch[:, :-1], batch[:, 1:]
+        target_logits = None
+        if target is not None and target_params is not None:
+            target_model = cast(LinenLM, target.model)
+            target_logits = target_model.train_logits(target_params, inputs)
+        return losses(model.train_logits(params, inputs), labels, target_logits)
+
+    return measure

@@ -1,0 +1,196 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from tiny_tokenizers import sentencepiece_folder
+
+from configs import train_draft, train_target
+from experiments import train, train_data, train_export
+from experiments.train_data import Phase
+from experiments.train_loop import Trainer
+from mtad_jax import checkpoint, cli
+from mtad_jax.models.base import BoundLM
+from mtad_jax.models.llama import llama_config
+
+VOCAB = 400  # sentencepiece_folder's
+MODEL = {
+    "vocab_size": VOCAB,
+    "embed_dim": 16,
+    "mlp_dim": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "head_dim": 8,
+    "max_positions": 64,
+}
+RATES = ((0, 0.0), (2, 3e-2), (20, 3e-2), (24, 1e-3))
+SETTINGS = {"rates": RATES, "log_every": 4, "save_every": 4}
+
+
+def recipe(module=train_target, phases=((24, 4, 16),), **changes):
+    config = module.get_config()
+    config.model.update(MODEL)
+    config.update(SETTINGS | changes)
+    config.phases = phases
+    return config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A corpus that repeats a few random phrases, so that there is something to learn."""
+    folder = sentencepiece_folder(tmp_path_factory.mktemp("data") / "tiny")
+    rng = np.random.default_rng(0)
+    phrases = rng.integers(3, VOCAB, (4, 12))
+    for name, count in {"train": 200, "val_stories": 20, "val_sql": 20}.items():
+        tokens = phrases[rng.integers(0, 4, count)].ravel().astype(np.uint16)
+        np.save(folder / f"{name}.npy", tokens)
+    return folder
+
+
+def trained(config, data, output, target=None):
+    lines = []
+    trainer = Trainer(config, data, output, target, lines.append)
+    before = trainer.evaluate()
+    trainer.run()
+    after = trainer.evaluate()
+    trainer.close()
+    return trainer, before, after, lines
+
+
+def test_every_window_comes_once_a_pass():
+    tokens = np.arange(1000, dtype=np.uint16)
+    phases = (Phase(3, 2, 8), Phase(100, 4, 16))
+    batches = [train_data.batch_at(tokens, phases, 0, step) for step in range(3, 3 + 15)]
+    starts = np.concatenate(batches)[:, 0]
+    assert len(set(starts)) == len(starts) == 60
+    assert len(set(starts % 16)) == 1  # one offset a pass
+    assert batches[0].shape == (4, 17)
+    again = train_data.batch_at(tokens, phases, 0, 3)
+    np.testing.assert_array_equal(again, batches[0])
+    assert (train_data.batch_at(tokens, phases, 1, 3) != again).any()
+
+
+def test_loss_falls(data, tmp_path):
+    _, before, after, lines = trained(recipe(), data, tmp_path)
+    for name in train_data.VALIDATION:
+        assert after[name]["cross_entropy"] < 0.7 * before[name]["cross_entropy"]
+    assert lines[2].startswith("step 4/24 cross_entropy ")
+
+
+def test_distillation_brings_the_draft_to_the_target(data, tmp_path):
+    teacher, *_ = trained(recipe(), data, tmp_path / "target")
+    target = BoundLM(teacher.state.params, teacher.model)
+    config = recipe(train_draft, seed=1)
+    _, before, after, _ = trained(config, data, tmp_path / "draft", target)
+    for name in train_data.VALIDATION:
+        assert after[name]["kl"] < 0.5 * before[name]["kl"]
+        assert after[name]["overlap"] > before[name]["overlap"]
+
+
+def test_export_is_the_model_in_bfloat16(data, tmp_path):
+    model = train_export.build_model(recipe().model)
+    config = model.module.config
+    assert llama_config(train_export.hf_config(config)) == config
+    params = model.init(jax.random.key(0))
+    train_export.export(tmp_path, model, params, data / "tokenizer.model")
+    loaded = checkpoint.load(tmp_path, dtype=jnp.bfloat16)
+    assert (loaded.lm.model, loaded.bos_id, loaded.eos_ids) == (model, 1, (2,))
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.lm.params, rounded)
+
+
+def command(data, output, *more):
+    tiny = [f"--config.model.{name}={value}" for name, value in MODEL.items()]
+    tiny += [f"--config.{name}={value}" for name, value in SETTINGS.items()]
+    phases = "--config.phases=((20,4,16),(4,2,32))"
+    where = ["--config=configs/train_target.py", f"--data_dir={data}", f"--output={output}"]
+    return [*where, phases, *tiny, *more]
+
+
+KILLED = """
+import os, signal
+from experiments import train, train_data
+from mtad_jax import cli
+
+batch_at = train_data.batch_at
+
+def killing(tokens, phases, seed, step):
+    if step == 14:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch_at(tokens, phases, seed, step)
+
+train_data.batch_at = killing
+cli.run(train.main)
+"""
+
+
+def program(*arguments):
+    root = Path(train.__file__).parents[1]
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=root, env=os.environ, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_bit_for_bit(data, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = program("-m", "experiments.train", *command(data, whole))
+    assert done.returncode == 0, done.stderr
+    killed = program("-c", KILLED, *command(data, cut))
+    assert killed.returncode == -signal.SIGKILL
+    assert not (cut / "export").exists()
+    resumed = program("-m", "experiments.train", *command(data, cut, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from step" in resumed.stdout
+    assert final_state(cut, data) == final_state(whole, data)
+    for name in ("export/model.safetensors", "metrics.json", "recipe.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+def final_state(output, data):
+    """The last checkpoint's f32 parameters and optimizer state, as bytes."""
+    config = recipe(phases=((20, 4, 16), (4, 2, 32)))
+    trainer = Trainer(config, data, output, None, lambda line: None)
+    trainer.run()
+    trainer.close()
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(trainer.state)]
+
+
+def fails(capsys, monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])  # config_flags looks for itself there
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
+        cli.run(train.main)
+    flags.FLAGS.unparse_flags()
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections 1.1
+def test_wrong_input_is_one_line(capsys, monkeypatch, data, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text(recipe().to_json())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").touch()
+    draft = "--config=configs/train_draft.py"
+    cases = {
+        "--data_dir is missing": ["--config=configs/train_target.py"],
+        "build it with python -m experiments.corpus": command(tmp_path, tmp_path / "x"),
+        "give --resume": command(data, run),
+        "other settings of seed": command(data, run, "--resume", "--config.seed=9"),
+        "holds no run": command(data, other),
+        "--target goes with": [draft, *command(data, tmp_path / "x")[1:]],
+        "fewer than a batch": command(data, tmp_path / "x", "--config.phases=((1,4000,16),)"),
+    }
+    for message, arguments in cases.items():
+        error = fails(capsys, monkeypatch, arguments)
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
