@@ -6,6 +6,8 @@ from flax import struct
 
 from mtad_jax.types import Array, Bool, Float
 
+_COLDEST = 1e-30  # far below any use; still smaller ones may be flushed to 0 and divided by
+
 
 @struct.dataclass
 class Warp:
@@ -28,11 +30,16 @@ def check_warp(warp: Warp) -> None:
     """Check a warp on the host.
 
     Raises:
-      ValueError: negative or non-finite temperature, `top_p` outside [0, 1], negative `top_k`.
+      ValueError: negative, non-finite or vanishing temperature, `top_p` outside [0, 1], negative
+        `top_k`.
     """
     temperature, top_p = float(warp.temperature), float(warp.top_p)
     if not 0.0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature} must be finite and >= 0 (0 is greedy)")
+    if 0.0 < temperature < _COLDEST:
+        raise ValueError(
+            f"temperature={temperature} must be 0 or at least {_COLDEST}: use 0 (greedy)"
+        )
     if not 0.0 <= top_p <= 1.0:
         raise ValueError(f"top_p={top_p} must be in [0, 1] (1 keeps every token)")
     if warp.top_k < 0:
@@ -49,7 +56,10 @@ def warped_logp(logits: Float[Array, "... V"], warp: Warp) -> Float[Array, "... 
     temperature = jnp.asarray(warp.temperature, jnp.float32)
     greedy = temperature == 0
     logits = logits.astype(jnp.float32)
-    scaled = logits / jnp.where(greedy, 1.0, temperature)
+    # Relative to the largest: a low temperature would otherwise magnify the rounding of logits
+    # (50 / 0.001 is rounded to 0.004, and so would be every log-probability).
+    scaled = logits - jnp.max(logits, axis=-1, keepdims=True)
+    scaled /= jnp.where(greedy, 1.0, temperature)
     if 0 < warp.top_k < vocab:
         kept, norm = _top_k_top_p(scaled, warp.top_k, warp.top_p)
     else:
