@@ -56,7 +56,7 @@ def generate(
       ValueError: bad prompts, settings out of range, too few slots or positions, vocabularies
         that differ; before anything is compiled.
     """
-    call = _prepare(
+    call = prepare(
         target, prompt_ids, prompt_length, strategy, draft, warp, max_new_tokens, eos_id, seed,
         row_ids, slots,
     )  # fmt: skip
@@ -88,14 +88,14 @@ def stream(
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be >= 1: rounds between two items")
-    call = _prepare(
+    call = prepare(
         target, prompt_ids, prompt_length, strategy, draft, warp, max_new_tokens, eos_id, seed,
         row_ids, slots,
     )  # fmt: skip
     return _stream(call, rounds)
 
 
-def _stream(call: "_Call", rounds: int) -> Iterator[DecodeResult]:
+def _stream(call: "Call", rounds: int) -> Iterator[DecodeResult]:
     state, done = call.state, False
     while not done:
         state = call.advance(state, np.int32(rounds))
@@ -104,8 +104,8 @@ def _stream(call: "_Call", rounds: int) -> Iterator[DecodeResult]:
 
 
 @dataclass(frozen=True)
-class _Call:
-    """One checked call: what `run` needs beside the state."""
+class Call:
+    """One checked call: what `run` needs beside the state, and the state before prefill."""
 
     target: BoundLM
     draft: BoundLM | None
@@ -117,28 +117,37 @@ class _Call:
     max_new_tokens: int
 
     def advance(self, state: DecodeState, rounds: np.int32) -> DecodeState:
+        """Prefill if that is still to do and run at most `rounds` rounds; donates the state."""
         return run(
             self.target, self.draft, self.strategy, self.controls, state, rounds,
             prompt_width=self.prompt_width,
         )  # fmt: skip
 
     def result(self, state: DecodeState) -> DecodeResult:
+        """Return what a state holds for the user."""
         return result_of(
             self.strategy, state, self.prompt_length, max_new_tokens=self.max_new_tokens
         )
 
 
-def _prepare(
+def prepare(
     target, prompt_ids, prompt_length, strategy, draft, warp, max_new_tokens, eos_id, seed,
     row_ids, slots,
-) -> _Call:  # fmt: skip
-    """Check everything on the host and build the state before prefill."""
+) -> Call:  # fmt: skip
+    """Check everything on the host and build the state before prefill.
+
+    Takes `generate`'s arguments. For those who drive the loop themselves, as the benchmark does
+    to time prefill and decoding apart.
+
+    Raises:
+      ValueError: as `generate`.
+    """
     warp = Warp() if warp is None else warp
     check_warp(warp)
     vocab = target.vocab_size
     strategy.check(vocab, warp.top_k)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be >= 1")
+    if max_new_tokens < 1 or max_new_tokens != int(max_new_tokens):
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be a whole number >= 1")
     ids, length = check_prompts(prompt_ids, prompt_length, vocab)
     draft = check_draft(target, draft, strategy)
     longest = int(length.max())
@@ -156,8 +165,12 @@ def _prepare(
         target, draft, strategy, ids, length, length + np.int32(max_new_tokens),
         np.uint32(seed % 2**32), rows.astype(np.int32), slots=slots,
     )  # fmt: skip
+    leaf = jax.tree.leaves(target.params)[0]
+    if leaf.committed and len(leaf.devices()) == 1:
+        # `run` gives its state back committed; given an uncommitted one it would compile twice.
+        state = jax.device_put(state, leaf.sharding)
     controls = Controls(warp, jnp.asarray(ends, jnp.int32))
-    return _Call(
+    return Call(
         target, draft, strategy, controls, state, jnp.asarray(length), width, max_new_tokens
     )
 
@@ -168,7 +181,13 @@ def check_prompts(prompt_ids, prompt_length, vocab: int) -> tuple[np.ndarray, np
     Raises:
       ValueError: not [B, P] integers, lengths out of range, ids outside the vocabulary.
     """
-    ids, length = np.asarray(prompt_ids), np.asarray(prompt_length)
+    try:
+        ids, length = np.asarray(prompt_ids), np.asarray(prompt_length)
+    except ValueError as error:  # numpy does not say which argument
+        raise ValueError(
+            "prompt_ids or prompt_length has rows of different lengths: give integers [B, P] and "
+            "[B], prompts padded on the right with anything"
+        ) from error
     if ids.ndim != 2 or ids.dtype.kind not in "iu" or 0 in ids.shape:
         raise ValueError(
             f"prompt_ids has shape {ids.shape} and dtype {ids.dtype}: give integers [B, P]"

@@ -1,0 +1,119 @@
+"""What `generate` refuses, before it compiles: one line with argument, value, bound and cure."""
+
+import re
+
+import numpy as np
+import pytest
+
+from mtad_jax import recipes
+from mtad_jax.decode.generate import generate, stream
+from mtad_jax.decode.loop import run
+from mtad_jax.testing import table_lm
+from mtad_jax.warp import Warp
+
+NAN = float("nan")
+
+
+def lm(vocab=8, positions=64):
+    return table_lm(np.zeros((7, vocab)), positions)
+
+
+GOOD = {
+    "prompt_ids": [[1, 2, 3], [4, 5, 0]],
+    "prompt_length": [3, 2],
+    "strategy": recipes.mtad(2, 2),
+    "draft": lm(),
+    "max_new_tokens": 10,
+}
+SPECULATIVE = recipes.speculative(2)
+
+BAD = {
+    "tau 0": ({"strategy": recipes.mtad(2, 2, 0.0)}, r"tau=0\.0 must be > 0"),
+    "tau negative": ({"strategy": recipes.mmtad(2, 2, -0.5)}, r"tau=-0\.5 must be > 0"),
+    "tau nan": ({"strategy": recipes.mtad(2, 2, NAN)}, r"tau=nan must be > 0"),
+    "depth 0": ({"strategy": recipes.speculative(0)}, r"depth=0 must be >= 1"),
+    "beam depth": ({"strategy": recipes.mmtad(-1, 2)}, r"depth=-1 must be >= 1"),
+    "width 0": ({"strategy": recipes.mtad(2, 0)}, r"width=0 must be between 1 and .*: lower"),
+    "width, V": ({"strategy": recipes.mmtad(2, 9)}, r"width=9 .* 1 and vocabulary=8: lower width"),
+    "width, top-k": (
+        {"strategy": recipes.mmtad(2, 4), "warp": Warp(top_k=3)},
+        r"width=4 must be between 1 and top_k=3: lower width",
+    ),
+    "beams": ({"strategy": recipes.beam(9), "draft": None}, r"width=9 .* vocabulary=8: lower"),
+    "draw": ({"strategy": recipes.mtad(2, 2, 0.5, "x")}, r"draw='x' must be .*search.*sample"),
+    "temperature": ({"warp": Warp(-1.0)}, r"temperature=-1\.0 must be finite and >= 0"),
+    "temperature nan": ({"warp": Warp(NAN)}, r"temperature=nan must be finite and >= 0"),
+    "top_p": ({"warp": Warp(1.0, 1.5)}, r"top_p=1\.5 must be in \[0, 1\]"),
+    "top_p negative": ({"warp": Warp(1.0, -0.5)}, r"top_p=-0\.5 must be in \[0, 1\]"),
+    "top_k": ({"warp": Warp(1.0, 1.0, -2)}, r"top_k=-2 must be >= 0"),
+    "no tokens": ({"max_new_tokens": 0}, r"max_new_tokens=0 must be"),
+    "half a token": ({"max_new_tokens": 2.5}, r"max_new_tokens=2\.5 must be"),
+    "empty prompt": ({"prompt_length": [3, 0]}, r"prompt_length\[1\]=0 must be in \[1, 3\]"),
+    "long length": ({"prompt_length": [4, 2]}, r"prompt_length\[0\]=4 must be in \[1, 3\]"),
+    "lengths": ({"prompt_length": [3]}, r"prompt_length has shape \(1,\), not \(2,\)"),
+    "real lengths": ({"prompt_length": [3.0, 2.0]}, r"prompt_length has .* integers"),
+    "no columns": ({"prompt_ids": [[], []]}, r"prompt_ids has shape \(2, 0\)"),
+    "no rows": ({"prompt_ids": np.zeros((0, 3), int), "prompt_length": []}, r"prompt_ids has"),
+    "flat": ({"prompt_ids": [1, 2, 3]}, r"prompt_ids has shape \(3,\) .* \[B, P\]"),
+    "ragged": (
+        {"prompt_ids": [[1, 2, 3], [4, 5]]},
+        r"prompt_ids .* different lengths: give integers \[B, P\]",
+    ),
+    "real ids": ({"prompt_ids": [[1.0, 2, 3], [4, 5, 0]]}, r"prompt_ids has .*float64.*integers"),
+    "text": ({"prompt_ids": [["a", "b", "c"]] * 2}, r"prompt_ids has .*integers"),
+    "large id": ({"prompt_ids": [[1, 8, 3], [4, 5, 0]]}, r"prompt_ids\[0\] holds id 8.*\[0, 7\]"),
+    "negative id": ({"prompt_ids": [[1, 2, 3], [-1, 5, 0]]}, r"prompt_ids\[1\] holds id -1"),
+    "huge id": ({"prompt_ids": [[1, 2, 3], [4, 2**40, 0]]}, r"prompt_ids\[1\] holds id \d+,"),
+    "row ids": ({"row_ids": [1]}, r"row_ids has shape \(1,\)"),
+    "no draft": ({"draft": None}, r"draft=None: .* give draft="),
+    "vocabularies": ({"draft": lm(9)}, r"draft vocabulary 9 != target vocabulary 8"),
+    "draft positions": (
+        {"draft": lm(positions=13)},
+        r"positions=13 of the draft < 14 = prompt 3 \+ new 10 \+ look-ahead 1: lower",
+    ),
+    "slots": (
+        {"slots": 17},
+        r"slots=17 < 18 = prompt 3 \+ new 10 \+ scratch 5: lower max_new_tokens or raise slots",
+    ),
+}
+
+
+def refused(match: str, call=generate, **arguments):
+    before = run._cache_size()
+    with pytest.raises(ValueError) as error:
+        call(lm(), **GOOD | arguments)
+    message = str(error.value)
+    assert re.search(match, message), message
+    assert "\n" not in message
+    assert run._cache_size() == before
+
+
+@pytest.mark.parametrize(("change", "match"), BAD.values(), ids=BAD)
+def test_refused(change, match):
+    refused(match, **change)
+
+
+def test_refused_by_stream_before_the_first_item():
+    refused(r"rounds=0 must be >= 1", stream, rounds=0)
+    refused(r"tau=0\.0 must be > 0", stream, strategy=recipes.mtad(2, 2, 0.0))
+
+
+def test_positions_of_the_target():
+    with pytest.raises(ValueError, match=r"positions=13 of the target < 14 = prompt 3"):
+        generate(lm(positions=13), **GOOD)
+
+
+def test_the_tightest_call_is_not_refused():
+    """One position or slot less is refused above."""
+    small = lm(positions=14)
+    result = generate(small, **GOOD | {"draft": small, "slots": 18})
+    assert result.length.tolist() == [10, 10]
+    # A draft that is given to a strategy without one may be anything.
+    other = {"strategy": recipes.sample(), "draft": lm(9)}
+    assert generate(small, **GOOD | other).length.tolist() == [10, 10]
+
+
+def test_padding_may_hold_anything():
+    junk = {"prompt_ids": [[1, 2, 3, -7], [4, 5, 99, 2**40]]}
+    clean, dirty = (generate(lm(), **GOOD | change) for change in ({}, junk))
+    np.testing.assert_array_equal(clean.tokens, dirty.tokens)
