@@ -106,7 +106,7 @@ class Bench:
         """
         longest = max(map(len, self.prompts))
         scratch = rule.strategy.scratch(self.max_new_tokens)
-        call = engine._prepare(
+        call = engine.prepare(
             self.pipe.target.lm,
             [self.prompts[prompt]],
             [len(self.prompts[prompt])],

@@ -60,31 +60,28 @@ def write(
     return LayerCache(_write_rows(cache.k, k, write_at), _write_rows(cache.v, v, write_at))
 
 
-def keep(cache: KVCache, source: Int[Array, "B M"], dest: Int[Array, " B"]) -> KVCache:
+def keep(
+    cache: KVCache, source: Int[Array, "B M"], dest: Int[Array, " B"], *, span: int
+) -> KVCache:
     """Copy slot `source[b, m]` to slot `dest[b] + m`; everything else stays, and is scratch.
 
-    All slots are read before the first is written, so source and destination may overlap.
+    All slots are read before the first is written, so source and destination may overlap. Every
+    source lies in the `span` slots from `dest[b] - 1` on, a round's scratch: that much is read as
+    one slice, and the gather is over it, not over the cache.
     """
+    first = dest - 1
+    index = (source - first[:, None])[:, None, :, None]
 
     def move(buffer: Array) -> Array:
-        rows = [
-            jnp.concatenate(
-                [
-                    lax.dynamic_slice_in_dim(buffer[b], source[b, m], 1, axis=1)
-                    for m in range(source.shape[1])
-                ],
-                axis=1,
-            )
-            for b in range(buffer.shape[0])
-        ]
-        return _write_rows(buffer, jnp.stack(rows), dest)
-
-    def move_many(buffer: Array) -> Array:
-        picked = jnp.take_along_axis(buffer, source[:, None, :, None], axis=2)
+        picked = jnp.take_along_axis(_read_rows(buffer, first, span), index, axis=2)
         return _write_rows(buffer, picked, dest)
 
-    one = move if source.shape[0] <= _UNROLLED_ROWS else move_many
-    return jax.tree.map(one, cache)
+    return jax.tree.map(move, cache)
+
+
+def _read_rows(buffer: Array, at: Int[Array, " B"], span: int) -> Array:
+    """Return the slots `at[b] ... at[b] + span - 1` of each row."""
+    return jax.vmap(lambda row, i: lax.dynamic_slice_in_dim(row, i, span, axis=1))(buffer, at)
 
 
 def _write_rows(buffer: Array, update: Array, at: Int[Array, " B"]) -> Array:

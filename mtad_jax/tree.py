@@ -28,6 +28,8 @@ class Draft:
       window: [B, N, N] which nodes each node sees: its ancestors and itself; None for a chain.
       slot: [B, N] scratch slot of each node in the draft model's cache; None: the node's own index.
       depth: level of each node; static.
+      scratch: scratch slots that the draft took in the draft model's cache, node 0's among them;
+        static.
     """
 
     tokens: Int[Array, "B N"]
@@ -40,6 +42,7 @@ class Draft:
     window: Bool[Array, "B N N"] | None
     slot: Int[Array, "B N"] | None
     depth: tuple[int, ...] = struct.field(pytree_node=False)
+    scratch: int = struct.field(pytree_node=False)
 
     @property
     def max_depth(self) -> int:

@@ -91,11 +91,12 @@ def _keep_path(state, draft: Draft, path, target, draft_lm, target_cache, draft_
     Nodes of a chain lie where they belong. Slots past the accepted depth get copies of node 0,
     which nobody sees: they are scratch.
     """
+    first = state.length[:, None] - 1
     if not draft.is_chain:
-        source = state.length[:, None] - 1 + path
-        target_cache = target.model.keep(target_cache, source, state.length)
+        span = draft.tokens.shape[1]
+        target_cache = target.model.keep(target_cache, first + path, state.length, span=span)
     if draft_lm is not None and (draft.slot is not None or not draft.is_chain):
         slot = path if draft.slot is None else take(draft.slot, path)
-        source = state.length[:, None] - 1 + slot
-        draft_cache = draft_lm.model.keep(draft_cache, source, state.length)
+        span = draft.scratch
+        draft_cache = draft_lm.model.keep(draft_cache, first + slot, state.length, span=span)
     return target_cache, draft_cache

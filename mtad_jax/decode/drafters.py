@@ -53,7 +53,7 @@ class NoDraft:
         zero = jnp.zeros(token.shape, jnp.float32)
         draft = Draft(
             token, jnp.zeros_like(token), no, no, zero, jnp.zeros_like(state.length),
-            None, None, None, depth=(0,),
+            None, None, None, depth=(0,), scratch=1,
         )  # fmt: skip
         return draft, state.draft_cache
 
@@ -237,6 +237,7 @@ def chain_draft(
         window=None,
         slot=None,
         depth=tuple(range(depth + 1)),
+        scratch=depth + 1,
     )
 
 
@@ -263,6 +264,7 @@ def _lattice(state: DecodeState, levels: list[Beams], windows: list[Bool[Array, 
         window=jnp.concatenate(windows, axis=1),
         slot=None,
         depth=(0, *(1 + step for step in range(len(levels)) for _ in range(width))),
+        scratch=1 + len(levels) * width,
     )
 
 
@@ -279,7 +281,8 @@ def _best_path(state: DecodeState, levels: list[Beams]) -> Draft:
     reference = jnp.concatenate([root, along("logq")], axis=1)
     slot = [jnp.zeros_like(best[0])] + [1 + d * width + i for d, i in enumerate(best)]
     draft = chain_draft(state, along("token"), ~along("filler"), reference)
-    return dataclasses.replace(draft, slot=jnp.stack(slot, axis=1))
+    scratch = 1 + len(levels) * width
+    return dataclasses.replace(draft, slot=jnp.stack(slot, axis=1), scratch=scratch)
 
 
 def _best_places(levels: list[Beams]) -> list[Int[Array, " B"]]:

@@ -119,16 +119,17 @@ def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int):
     batch, chunk = tokens.shape[0], min(width, _CHUNK)
 
     def one_chunk(i, cache):
-        at = jnp.broadcast_to(i * chunk, (batch,)).astype(jnp.int32)
+        # The last chunk of a width that is no multiple of it starts early: some tokens run twice.
+        at = jnp.broadcast_to(jnp.minimum(i * chunk, width - chunk), (batch,)).astype(jnp.int32)
         positions = at[:, None] + jnp.arange(chunk)
-        part = lax.dynamic_slice_in_dim(tokens, i * chunk, chunk, axis=1)
+        part = lax.dynamic_slice_in_dim(tokens, at[0], chunk, axis=1)
         return lm.model.apply(
             lm.params, part, positions=positions, write_at=at, prefix=at, window=None, cache=cache
         )[1]
 
     if width == chunk:
         return one_chunk(0, cache)
-    return lax.fori_loop(0, width // chunk, one_chunk, cache)
+    return lax.fori_loop(0, -(-width // chunk), one_chunk, cache)
 
 
 @functools.partial(jax.jit, static_argnames=("max_new_tokens",))

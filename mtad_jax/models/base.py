@@ -51,8 +51,13 @@ class CausalLM(Protocol):
         """
         ...
 
-    def keep(self, cache: Any, source: Int[Array, "B M"], dest: Int[Array, " B"]) -> Any:
-        """Copy cache slot `source[b, m]` to `dest[b] + m`, all reads before all writes."""
+    def keep(
+        self, cache: Any, source: Int[Array, "B M"], dest: Int[Array, " B"], *, span: int
+    ) -> Any:
+        """Copy cache slot `source[b, m]` to `dest[b] + m`, all reads before all writes.
+
+        Every source lies in the `span` slots from `dest[b] - 1` on.
+        """
         ...
 
 
@@ -148,10 +153,15 @@ class LinenLM:
         return logits
 
     def keep(
-        self, cache: kv.KVCache, source: Int[Array, "B M"], dest: Int[Array, " B"]
+        self,
+        cache: kv.KVCache,
+        source: Int[Array, "B M"],
+        dest: Int[Array, " B"],
+        *,
+        span: int,
     ) -> kv.KVCache:
         """Copy cache slots; see `CausalLM.keep`."""
-        return kv.keep(cache, source, dest)
+        return kv.keep(cache, source, dest, span=span)
 
 
 @struct.dataclass

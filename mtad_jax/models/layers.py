@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from mtad_jax import cache as kv
@@ -111,16 +112,17 @@ def rope_frequencies(
 
     Source: Su et al. 2021; "llama3": Hugging Face `modeling_rope_utils`.
     """
-    freq = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    # On the host, where the power is exact to the last bit but one, whatever the back end.
+    freq = 1.0 / np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     if scaling is None:
-        return freq
+        return jnp.asarray(freq)
     if scaling.kind == "linear":
-        return freq / scaling.factor
+        return jnp.asarray(freq / np.float32(scaling.factor))
     wavelength = 2 * math.pi / freq
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     ramp = (scaling.original_max_positions / wavelength - low) / (high - low)
-    ramp = jnp.clip(ramp, 0.0, 1.0)  # 1: short waves, kept; 0: long waves, divided
-    return ramp * freq + (1 - ramp) * freq / scaling.factor
+    ramp = np.clip(ramp, 0.0, 1.0)  # 1: short waves, kept; 0: long waves, divided
+    return jnp.asarray(ramp * freq + (1 - ramp) * freq / scaling.factor, jnp.float32)
 
 
 def rope_angles(
@@ -140,37 +142,19 @@ def rotate(
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-class Visibility(NamedTuple):
-    """What each query of a call sees; computed once for all layers.
-
-    Attributes:
-      call: [B, T, T] tokens of the same call (B may be 1: the same for every row).
-      cached: [B, T, S] slots of the cache as it was before the call; None without a cache.
-    """
-
-    call: Bool[Array, "B T T"]
-    cached: Bool[Array, "B T S"] | None
-
-
 def visibility(
     tokens: Int[Array, "B T"],
     write_at: Int[Array, " B"] | None,
     prefix: Int[Array, " B"] | None,
     window: Bool[Array, "B T R"] | None,
     cache: kv.KVCache | None,
-) -> Visibility:
-    """Split what `visible_slots` says into the tokens of the call and the older slots."""
+) -> Bool[Array, "B T S"]:
+    """Return the mask of a whole call, computed once for all layers."""
     length = tokens.shape[1]
     if cache is None:
-        return Visibility(jnp.tril(jnp.ones((1, length, length), bool)), None)
+        return jnp.tril(jnp.ones((1, length, length), bool))
     assert write_at is not None and prefix is not None
-    slots = cache[0].k.shape[2]
-    visible = kv.visible_slots(slots, length, write_at, prefix, window)
-    own = write_at[:, None] + jnp.arange(length)  # --> [B, T]
-    call = jnp.take_along_axis(visible, own[:, None, :], axis=2, mode="clip")
-    age = jnp.arange(slots) - write_at[:, None]
-    overwritten = (age >= 0) & (age < length)  # --> [B, S]
-    return Visibility(call, visible & ~overwritten[:, None, :])
+    return kv.visible_slots(cache[0].k.shape[2], length, write_at, prefix, window)
 
 
 def attend(
@@ -178,38 +162,29 @@ def attend(
     k: Float[Array, "B T G D"],
     v: Float[Array, "B T G D"],
     *,
-    visible: Visibility,
+    visible: Bool[Array, "B T S"],
     write_at: Int[Array, " B"] | None,
     cache: kv.LayerCache | None,
 ) -> tuple[Float[Array, "B T H*D"], kv.LayerCache | None]:
-    """Grouped-query attention over the cache and the call itself, which is written to the cache.
+    """Grouped-query attention over the cache (or, without one, over the call itself).
 
     Softmax in f32; scores scaled by 1/sqrt(D). Query head h reads key/value head h // (H / G).
-    The cache is read as it was before the write: attention that reads the written buffer makes
-    XLA's CPU compiler repeat the write inside the reader and copy the cache (5 copies a layer).
     """
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # --> [B, G, T, D]
+    if cache is not None:
+        assert write_at is not None
+        cache = kv.write(cache, k, v, write_at)
+        k, v = cache.k, cache.v
     batch, tokens, heads, dim = q.shape
-    groups = k.shape[1]
+    groups, slots = k.shape[1:3]
     # One matrix a group: its heads and tokens are the rows. --> [B, G, H/G*T, D]
     q = q.reshape(batch, tokens, groups, -1, dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, groups, -1, dim) * dim**-0.5
-
-    def scores(keys: Array, mask: Array) -> Array:
-        s = jnp.matmul(q, keys.swapaxes(2, 3), preferred_element_type=jnp.float32)
-        s = s.reshape(batch, groups, -1, tokens, keys.shape[2])
-        s = jnp.where(mask[:, None, None], s, jnp.finfo(jnp.float32).min)
-        return s.reshape(batch, groups, -1, keys.shape[2])
-
-    if cache is None:
-        weights = jax.nn.softmax(scores(k, visible.call), axis=-1).astype(v.dtype)
-        out = jnp.matmul(weights, v)
-    else:
-        assert write_at is not None and visible.cached is not None
-        both = [scores(cache.k, visible.cached), scores(k, visible.call)]
-        weights = jax.nn.softmax(jnp.concatenate(both, axis=-1), axis=-1).astype(v.dtype)
-        slots = cache.k.shape[2]
-        out = jnp.matmul(weights[..., :slots], cache.v) + jnp.matmul(weights[..., slots:], v)
-        cache = kv.write(cache, k, v, write_at)
-    out = out.reshape(batch, groups, -1, tokens, dim).transpose(0, 3, 1, 2, 4)
+    # Both products take the cache transposed. Where a product can read it as it lies, XLA's CPU
+    # compiler repeats the cache write inside the product, and copies the cache four times for it.
+    scores = jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, groups, -1, tokens, slots)
+    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bgrts,bgsd->btgrd", weights, v)
     return out.reshape(batch, tokens, heads * dim), cache
