@@ -90,5 +90,6 @@ def _top_k_top_p(
     # The kept set is all that sorts at or before its last member: no scatter needed.
     token = jnp.arange(scaled.shape[-1])
     kept = (scaled > last_value) | ((scaled == last_value) & (token <= last_id))
-    norm = jax.nn.logsumexp(jnp.where(stays, values, -jnp.inf), axis=-1)
+    # Up to `last`, not where `stays`: a parallel sum may fall by a rounding, and stay once more.
+    norm = jax.nn.logsumexp(jnp.where(jnp.arange(k) <= last, values, -jnp.inf), axis=-1)
     return kept, norm
