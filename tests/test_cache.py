@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +52,8 @@ def test_write_casts_to_the_caches_dtype():
 def test_keep_reads_all_before_it_writes(batch):
     source = jnp.tile(jnp.array([[2, 1, 4], [5, 3, 3]]), (batch, 1))[:batch]
     dest = jnp.tile(jnp.array([1, 3]), batch)[:batch]
-    got = held(jax.jit(kv.keep)(numbered(batch, 7), source, dest))
+    keep = jax.jit(functools.partial(kv.keep, span=5))  # of row 0: slots 0 to 4; row 1: 2 to 6
+    got = held(keep(numbered(batch, 7), source, dest))
     assert got[0] == [0, 2, 1, 4, 4, 5, 6]
     assert got[1] == [100, 101, 102, 105, 103, 103, 106]
 

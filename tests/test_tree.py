@@ -22,7 +22,7 @@ def lattice(batch=1):
     return Draft(
         tokens=rows(TOKENS), parent=rows(PARENT), valid=rows([False] + [True] * 6),
         filler=filler, reference=rows([0.0] * 7), length=rows(3), logq=None,
-        window=jnp.ones((batch, 7, 7), bool), slot=None, depth=DEPTH,
+        window=jnp.ones((batch, 7, 7), bool), slot=None, depth=DEPTH, scratch=7,
     )  # fmt: skip
 
 
