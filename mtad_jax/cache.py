@@ -73,7 +73,7 @@ def keep(
     index = (source - first[:, None])[:, None, :, None]
 
     def move(buffer: Array) -> Array:
-        picked = jnp.take_along_axis(_read_rows(buffer, first, span), index, axis=2)
+        picked = jnp.take_along_axis(_read_rows(buffer, first, span), index, axis=2, mode="clip")
         return _write_rows(buffer, picked, dest)
 
     return jax.tree.map(move, cache)
@@ -116,5 +116,5 @@ def visible_slots(
     offset = slot - prefix[:, None]  # --> [B, S]
     inside = (offset >= 0) & (offset < window.shape[2])
     column = jnp.clip(offset, 0, window.shape[2] - 1)
-    allowed = jnp.take_along_axis(window, column[:, None, :], axis=2)
+    allowed = jnp.take_along_axis(window, column[:, None, :], axis=2, mode="clip")
     return (offset < 0)[:, None, :] | (inside[:, None, :] & allowed)

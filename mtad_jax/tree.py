@@ -59,7 +59,8 @@ def take(values: Array, index: Int[Array, "B ..."]) -> Array:
     """Return `values[b, index[b, ...]]`, for values of [B, N, *rest]."""
     flat = index.reshape(index.shape[0], -1)
     flat = flat.reshape(flat.shape + (1,) * (values.ndim - 2))
-    picked = jnp.take_along_axis(values, flat, axis=1)
+    # In bounds by construction: no mask is computed for indices that are not.
+    picked = jnp.take_along_axis(values, flat, axis=1, mode="clip")
     return picked.reshape(index.shape + values.shape[2:])
 
 
@@ -80,7 +81,7 @@ def node_logp(draft: Draft, logp: Float[Array, "B N V"]) -> Float[Array, "B N"]:
     """Return log p(node's token | its parent's path); 0 for node 0 and for fillers."""
     vocab = logp.shape[-1]
     flat = logp.reshape(logp.shape[0], -1)
-    value = jnp.take_along_axis(flat, draft.parent * vocab + draft.tokens, axis=1)
+    value = take(flat, draft.parent * vocab + draft.tokens)
     text = ~draft.filler & (jnp.asarray(draft.depth) > 0)
     return jnp.where(text, value, 0.0)
 

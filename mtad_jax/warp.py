@@ -85,8 +85,8 @@ def _top_k_top_p(
     # At top_p >= 1 nothing is summed: the rounding of the sum would cut the tail.
     stays = (before < top_p) | (jnp.asarray(top_p) >= 1) | (jnp.arange(k) == 0)
     last = jnp.sum(stays, axis=-1, keepdims=True) - 1
-    last_value = jnp.take_along_axis(values, last, axis=-1)
-    last_id = jnp.take_along_axis(ids, last, axis=-1)
+    last_value = jnp.take_along_axis(values, last, axis=-1, mode="clip")
+    last_id = jnp.take_along_axis(ids, last, axis=-1, mode="clip")
     # The kept set is all that sorts at or before its last member: no scatter needed.
     token = jnp.arange(scaled.shape[-1])
     kept = (scaled > last_value) | ((scaled == last_value) & (token <= last_id))

@@ -79,10 +79,13 @@ def _at(values: Float[Array, "B N V"], node: Array, token: Array) -> Float[Array
 
 
 def _write(buffer: Array, block: Array, at: Int[Array, " B"]) -> Array:
-    """Write each row's block from slot `at[b]` on; what is past the commit is scratch."""
-    return jax.vmap(lambda row, new, i: jax.lax.dynamic_update_slice(row, new, (i,)))(
-        buffer, block, at
-    )
+    """Write each row's block from slot `at[b]` on; what is past the commit is scratch.
+
+    A select over the whole row: a batched update slice becomes a scatter, a loop on CPU.
+    """
+    offset = jnp.arange(buffer.shape[1]) - at[:, None]
+    inside = (offset >= 0) & (offset < block.shape[1])
+    return jnp.where(inside, take(block, jnp.clip(offset, 0, block.shape[1] - 1)), buffer)
 
 
 def _keep_path(state, draft: Draft, path, target, draft_lm, target_cache, draft_cache):
