@@ -1,0 +1,125 @@
+"""Every recipe through the conformance suite, on tables and on small random Llamas."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import reference as ref
+
+from mtad_jax import recipes
+from mtad_jax.decode.generate import generate
+from mtad_jax.testing import check_causal_lm, check_strategy, table_lm, tiny_pair
+from mtad_jax.warp import Warp
+
+RECIPES = {
+    "greedy": recipes.greedy(),
+    "sample": recipes.sample(),
+    "beam": recipes.beam(3),
+    "beam-sample": recipes.beam(3, draw="sample"),
+    "speculative": recipes.speculative(3),
+    "mtad": recipes.mtad(3, 3),
+    "mtad-sample": recipes.mtad(3, 2, 0.3, "sample"),
+    "mmtad": recipes.mmtad(3, 2),
+    "mmtad-sample": recipes.mmtad(3, 3, 0.3, "sample"),
+}
+
+
+def tables():
+    """A pair of tables that agree now and then."""
+    rng = np.random.default_rng(0)
+    target = rng.normal(scale=1.5, size=(31, 12))
+    return table_lm(target), table_lm(target + rng.normal(scale=0.7, size=target.shape))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_on_tables(name):
+    check_strategy(RECIPES[name], *tables(), final=not name.startswith("beam"))
+
+
+@pytest.mark.slow  # each compiles five programs
+@pytest.mark.parametrize("name", RECIPES)
+def test_on_llamas(name):
+    check_strategy(RECIPES[name], *tiny_pair(), final=not name.startswith("beam"))
+
+
+@pytest.mark.slow
+def test_without_a_warp():
+    check_strategy(recipes.mmtad(2, 3), *tables(), warp=Warp())
+
+
+@pytest.mark.parametrize("slots", [None, 613, 650, 1100])
+def test_a_prompt_longer_than_a_chunk_of_prefill(slots):
+    """Any cache that is large enough holds the whole prompt, multiple of a chunk or not."""
+    target = tables()[0]
+    prompts = np.random.default_rng(0).integers(0, 12, (2, 600))
+    length = np.array([600, 530])
+    call = {"strategy": recipes.greedy(), "max_new_tokens": 12, "slots": slots}
+    result = generate(target, prompts, length, **call)
+    law = ref.law(ref.TableModel(np.asarray(target.params["table"], float)))
+    for prompt, n, got in zip(prompts, length, np.asarray(result.tokens), strict=True):
+        want = ref.greedy(law, tuple(prompt[:n].tolist()), max_new_tokens=12)
+        assert tuple(got.tolist()) == want
+
+
+@pytest.mark.parametrize("name", ["speculative", "mmtad-sample"])
+def test_padding_rows_of_the_vocabulary_are_as_if_they_were_not_there(name):
+    pair = tables()
+    wide = [np.pad(lm.params["table"], ((0, 0), (0, 4)), constant_values=50.0) for lm in pair]
+    padded = [dataclasses.replace(table_lm(table), vocab=12) for table in wide]
+    call = {"strategy": RECIPES[name], "max_new_tokens": 12, "seed": 1}
+    got, want = (
+        generate(target, [[1, 2], [3, 0]], [2, 1], draft=draft, **call)
+        for target, draft in (padded, pair)
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_table_and_llama_are_causal_models():
+    check_causal_lm(tables()[0], atol=0)
+    check_causal_lm(tiny_pair()[0])
+
+
+@pytest.mark.parametrize("fault", ["slots", "window", "position", "keep", "size"])
+def test_the_suite_sees_a_faulty_model(fault):
+    """Breaks one promise of the table model at a time."""
+    lm = table_lm(np.random.default_rng(0).normal(size=(31, 12)))
+    faulty = type("Faulty", (type(lm.model),), FAULTS[fault])(31, 12)
+    with pytest.raises(AssertionError):
+        check_causal_lm(dataclasses.replace(lm, model=faulty), atol=0)
+
+
+def test_the_suite_sees_text_decoded_from_a_wrong_cache():
+    target, draft = tables()
+    model = type("Faulty", (type(target.model),), FAULTS["keep"])(31, 12)
+    faulty = dataclasses.replace(target, model=model)
+    with pytest.raises(AssertionError, match="logp_raw is .* off the whole call's"):
+        check_strategy(recipes.mmtad(2, 2), faulty, draft)
+
+
+def _fault(**changes):
+    """Return an `apply` that changes some arguments of the call."""
+
+    def apply(self, params, tokens, **call):
+        base = type(self).__mro__[1]
+        for name, change in changes.items():
+            call[name] = change(call)
+        return base.apply(self, params, tokens, **call)
+
+    return {"apply": apply}
+
+
+FAULTS = {
+    "slots": _fault(write_at=lambda call: call["write_at"] * 0),
+    "window": _fault(window=lambda call: None if call["window"] is None else call["window"] | True),
+    "position": _fault(positions=lambda call: call["positions"] * 0 + call["positions"][:1]),
+    "keep": {"keep": lambda self, cache, source, dest, span: cache},
+    "size": _fault(prefix=lambda call: call["prefix"] + 1),
+}
+
+
+def test_tiny_pair_is_a_pair():
+    target, draft = tiny_pair(3, vocab=20, max_positions=64)
+    assert target.vocab_size == draft.vocab_size == 20
+    assert target.model.max_positions == draft.model.max_positions == 64
+    assert len(jax.tree.leaves(draft.params)) < len(jax.tree.leaves(target.params))
