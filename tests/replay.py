@@ -1,0 +1,157 @@
+"""Replays a decoded batch round by round: the engine's own noise, and the reference's laws."""
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference as ref
+
+from mtad_jax import keys as rng
+from mtad_jax.decode.result import DecodeResult
+from mtad_jax.warp import Warp
+
+EDGE = 1e-4  # a decision nearer than this may fall otherwise in f32: the round is skipped
+
+
+@dataclass
+class WatchedLaw:
+    """A law of the reference that remembers how near its top-k and top-p came to an edge."""
+
+    model: ref.TableModel
+    warp: Warp
+    gap: float = math.inf
+    known: dict = field(default_factory=dict)
+
+    def __call__(self, text: ref.Text) -> np.ndarray:
+        if text not in self.known:
+            setting = float(self.warp.temperature), self.warp.top_k, float(self.warp.top_p)
+            logits = self.model.logits(text)
+            self.known[text] = ref.warp(logits, *setting), ref.warp_gap(logits, *setting)
+        law, gap = self.known[text]
+        self.gap = min(self.gap, gap)
+        return law
+
+    def raw(self, text: ref.Text) -> np.ndarray:
+        return ref.warp(self.model.logits(text))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round as the engine ran it.
+
+    row: of the batch. text: before the round. tokens, place, logp, logp_raw: what it committed.
+    candidate: tokens of x* as counted. room: tokens before the row's limit.
+    """
+
+    row: int
+    text: ref.Text
+    tokens: ref.Text
+    place: list[int]
+    logp: np.ndarray
+    logp_raw: np.ndarray
+    candidate: int
+    room: int
+
+    @property
+    def drafted(self) -> ref.Text:
+        return tuple(t for t, i in zip(self.tokens, self.place, strict=True) if i > 0)
+
+    @property
+    def bonus(self) -> int | None:
+        return self.tokens[-1] if self.place[-1] == 0 else None
+
+
+def rounds_of(result: DecodeResult, prompts, lengths, limit: int) -> list[Round]:
+    """All rounds of a batch, row after row."""
+    found, got = [], jax.tree.map(np.asarray, result)
+    for row, n in enumerate(got.length):
+        trace = jax.tree.map(lambda x, row=row, n=n: x[row, :n], got.trace)
+        text = tuple(prompts[row][: lengths[row]].tolist()) + tuple(got.tokens[row, :n].tolist())
+        for index in range(trace.round.max() + 1):
+            at = np.flatnonzero(trace.round == index)
+            start = int(lengths[row] + at[0])
+            found.append(
+                Round(
+                    row, text[:start], text[start : start + len(at)], trace.place[at].tolist(),
+                    trace.logp[at], trace.logp_raw[at], int(trace.candidate[at[0]]),
+                    limit - int(at[0]),
+                )
+            )  # fmt: skip
+    return found
+
+
+def noise_of(seed: int, rounds: list[Round], draw, most: int) -> list:
+    """`draw(row keys, length)` of every round, computed in one call of `most` rows."""
+    rows = np.resize([r.row for r in rounds], most).astype(np.int32)
+    length = np.resize([len(r.text) for r in rounds], most).astype(np.int32)
+    drawn = jax.tree.map(np.asarray, draw(rng.row_keys(seed, rows), length))
+    return [jax.tree.map(lambda x, i=i: x[i], drawn) for i in range(len(rounds))]
+
+
+@functools.cache
+def beam_noise(depth: int, width: int, vocab: int):
+    """Gumbel noise [K, W, V] of the beam draft `sample`; at depth 1 there is beam 0 only."""
+
+    @jax.jit
+    def draw(keys, length):
+        def of(step, beams):
+            return rng.gumbel(rng.round_keys(keys, length, rng.DRAFT, step), (beams, vocab))
+
+        first = jnp.pad(of(0, 1), ((0, 0), (0, width - 1), (0, 0)), constant_values=jnp.nan)
+        return jnp.stack([first, *(of(step, width) for step in range(1, depth))], axis=1)
+
+    return draw
+
+
+@functools.cache
+def chain_noise(depth: int, vocab: int):
+    """Gumbel noise [K, V] of a chain draft, and the uniforms [K] of its tests."""
+
+    @jax.jit
+    def draw(keys, length):
+        chain = [
+            rng.gumbel(rng.round_keys(keys, length, rng.DRAFT, step), (vocab,))
+            for step in range(depth)
+        ]
+        uniform = rng.uniform(rng.round_keys(keys, length, rng.ACCEPT), (depth,))
+        return jnp.stack(chain, axis=1), uniform
+
+    return draw
+
+
+@jax.jit
+def _bonus(keys, length, logp):
+    keys = rng.round_keys(keys, length, rng.BONUS)
+    return rng.categorical(keys, logp), rng.gumbel(keys, logp.shape[1:])
+
+
+def check_bonus(seed: int, rounds: list[Round], laws: list[np.ndarray], most: int) -> int:
+    """Each round's bonus is what the engine's keys draw from the reference's law; the checked."""
+    stacked = np.stack([laws[i % len(laws)] for i in range(most)]).astype(np.float32)
+    drawn = noise_of(seed, rounds, lambda keys, length: _bonus(keys, length, stacked), most)
+    checked = 0
+    for round_, law, (token, noise) in zip(rounds, laws, drawn, strict=True):
+        best = np.sort(law + noise)[::-1]
+        if best[0] - best[1] > EDGE:
+            checked += 1
+            assert round_.bonus == token, round_
+    return checked
+
+
+def check_trace(round_: Round, target: WatchedLaw) -> None:
+    """The log-probabilities of the trace are those of the table."""
+    for i, token in enumerate(round_.tokens):
+        text = round_.text + round_.tokens[:i]
+        np.testing.assert_allclose(round_.logp[i], target(text)[token], atol=2e-5)
+        np.testing.assert_allclose(round_.logp_raw[i], target.raw(text)[token], atol=2e-5)
+
+
+def check_committed(round_: Round, accepted: ref.Text, candidate: int, more: bool) -> None:
+    """The round committed `accepted` and (if `more`) a bonus, up to its room."""
+    assert round_.drafted == accepted[: round_.room], (round_, accepted)
+    assert round_.candidate == min(candidate, round_.room), (round_, candidate)
+    assert (round_.bonus is not None) == (more and len(accepted) < round_.room), round_
+    assert round_.place[: len(round_.drafted)] == list(range(1, len(round_.drafted) + 1))
