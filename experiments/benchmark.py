@@ -46,8 +46,8 @@ def define_flags(values: flags.FlagValues) -> None:
     number("repeats", 6, "Passes over the rules, a share of prompts each.", flag_values=values)
     number("max_new_tokens", 100, "Most tokens a prompt gets.", flag_values=values)
     number("seed", 0, "Seed of prompts and draws.", flag_values=values)
-    items("depths", "1,2,3,4,5", "K of speculative sampling, MTAD, MMTAD.", flag_values=values)
-    items("widths", "2,4", "W of MTAD and MMTAD.", flag_values=values)
+    items("depths", "1,2,3,4,6", "K of speculative sampling, MTAD, MMTAD.", flag_values=values)
+    items("widths", "1,2,4", "W of MTAD and MMTAD.", flag_values=values)
     flags.DEFINE_float("tau", TAU, "Threshold of MTAD and MMTAD.", flag_values=values)
     text("data_dir", None, f"Held-out stories. Default: {DEFAULT_DATA}, else built-in openings.",
          flag_values=values)  # fmt: skip

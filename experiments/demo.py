@@ -24,8 +24,8 @@ WARP = Warp(temperature=1.0, top_p=TOP_P, top_k=TOP_K)
 RULES = (
     Rule("sample", recipes.sample(), WARP),
     Rule("speculative", recipes.speculative(3), WARP, 3),
-    Rule("mtad", recipes.mtad(4, 4), WARP, 4, 4),
-    Rule("mmtad", recipes.mmtad(4, 4), WARP, 4, 4),
+    Rule("mtad", recipes.mtad(4, 2), WARP, 4, 2),
+    Rule("mmtad", recipes.mmtad(4, 2), WARP, 4, 2),
 )
 WHAT = {
     "sample": "one token a target call",
