@@ -101,27 +101,34 @@ class Pipeline:
             return cls.load(folder / "target", folder / "draft")
 
     def __call__(
-        self, prompts: Sequence[str | Sequence[int]], *, stop: Sequence[str] = (), **settings: Any
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        strategy: Strategy,
+        stop: Sequence[str] = (),
+        **settings: Any,
     ) -> list[Completion]:
         """Continue prompts as one batch.
 
         Args:
           prompts: texts, or token ids taken as they are.
+          strategy: the decoding rule; see `mtad_jax.recipes`.
           stop: strings that end a text; it is cut right before them, and ids, log-probabilities
             and counters with it.
-          **settings: `strategy`, `warp`, `max_new_tokens`, `eos_id` (None: the checkpoint's;
+          **settings: `warp`, `max_new_tokens`, `eos_id` (None: the checkpoint's;
             (): none), `seed`, `row_ids`, `slots`: as `mtad_jax.generate`.
 
         Raises:
           ValueError: as `mtad_jax.generate`; an empty prompt; text without a tokenizer.
         """
         rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else _ALL_ROUNDS
-        return list(self._run(prompts, stop, rounds, settings))[-1][1]
+        return list(self._run(prompts, strategy, stop, rounds, settings))[-1][1]
 
     def stream(
         self,
         prompt: str | Sequence[int],
         *,
+        strategy: Strategy,
         stop: Sequence[str] = (),
         rounds: int = 1,
         **settings: Any,
@@ -130,6 +137,7 @@ class Pipeline:
 
         Args:
           prompt: as an item of `__call__`'s.
+          strategy: as `__call__`.
           stop: as `__call__`.
           rounds: rounds between two pieces.
           **settings: as `__call__`.
@@ -137,7 +145,7 @@ class Pipeline:
         Raises:
           ValueError: as `__call__`.
         """
-        run = self._run([prompt], stop, rounds, settings)
+        run = self._run([prompt], strategy, stop, rounds, settings)
         return TextStream((pieces[0], (done or [None])[0]) for pieces, done in run)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
@@ -157,7 +165,12 @@ class Pipeline:
         return ids
 
     def _run(
-        self, prompts: Sequence, stop: Sequence[str], rounds: int, settings: dict[str, Any]
+        self,
+        prompts: Sequence,
+        strategy: Strategy,
+        stop: Sequence[str],
+        rounds: int,
+        settings: dict[str, Any],
     ) -> Iterator[tuple[list[str], list[Completion]]]:
         """Check and start a call; see `_follow`."""
         if isinstance(stop, str):
@@ -170,7 +183,6 @@ class Pipeline:
         ids = [self.encode(prompt) for prompt in prompts]
         eos = settings.pop("eos_id", None)
         eos = self.target.eos_ids if eos is None else tuple(np.atleast_1d(eos).tolist())
-        strategy: Strategy = settings["strategy"]
         padded = np.zeros((len(ids), max(map(len, ids))), np.int32)
         for row, prompt in zip(padded, ids, strict=True):
             row[: len(prompt)] = prompt
@@ -178,6 +190,7 @@ class Pipeline:
             self.target.lm,
             padded,
             [len(prompt) for prompt in ids],
+            strategy=strategy,
             draft=self.draft.lm if self.draft and strategy.needs_draft else None,
             eos_id=eos,
             rounds=rounds,

@@ -23,8 +23,7 @@ def sample() -> DraftVerify:
 def beam(width: int = 4, draw: str = "search") -> BeamSearch:
     """Beam search (or, with `draw="sample"`, beam sampling) on the target itself. Lossy.
 
-    Emits the beam with the largest log-probability per token. Streams nothing final before its
-    end.
+    Emits the beam with the largest log-probability per token; streams nothing before its end.
     """
     return BeamSearch(width, draw)
 

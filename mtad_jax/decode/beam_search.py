@@ -138,11 +138,11 @@ class BeamSearch:
         )
 
     def finish(self, state: DecodeState) -> DecodeState:
-        """Write the best beam as each row's text (of a row not yet done: the best so far)."""
+        """Write the best beam as the text of each row that is done; others have none yet."""
         extra: BeamState = state.extra
         slots = state.tokens.shape[1]
         place, path = _best_path(extra)
-        count = take(extra.count, place)
+        count = jnp.where(state.done, take(extra.count, place), 0)
 
         def along(history: Array) -> Array:
             return jnp.take_along_axis(history, path[:, :, None], axis=2)[:, :, 0]

@@ -1,5 +1,6 @@
 """`generate` and `stream`: host checks, buckets, and calls of the one compiled program."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -156,14 +157,16 @@ def prepare(
     width = min(bucket(longest), slots)
     ids = np.pad(ids[:, :longest], ((0, 0), (0, width - longest)))
     rows = np.arange(len(ids)) if row_ids is None else np.asarray(row_ids)
+    if rows.dtype.kind not in "iu":
+        raise ValueError(f"row_ids has dtype {rows.dtype}: give one integer a row")
     if rows.shape != length.shape:
         raise ValueError(f"row_ids has shape {rows.shape}, not one id for each of {len(ids)} rows")
-    ends = [] if eos_id is None else np.atleast_1d(np.asarray(eos_id))
+    ends = check_ends(eos_id, vocab)
     # Python floats would be weakly typed and compile a second program beside arrays.
     strategy, warp = jax.tree.map(jnp.float32, (strategy, warp))
     state = empty_state(
         target, draft, strategy, ids, length, length + np.int32(max_new_tokens),
-        np.uint32(seed % 2**32), rows.astype(np.int32), slots=slots,
+        np.uint32(operator.index(seed) % 2**32), rows.astype(np.int32), slots=slots,
     )  # fmt: skip
     leaf = jax.tree.leaves(target.params)[0]
     if leaf.committed and len(leaf.devices()) == 1:
@@ -204,6 +207,21 @@ def check_prompts(prompt_ids, prompt_length, vocab: int) -> tuple[np.ndarray, np
         if bad.size:
             raise ValueError(f"prompt_ids[{row}] holds id {bad[0]}, outside [0, {vocab - 1}]")
     return np.clip(ids, 0, vocab - 1).astype(np.int32), length.astype(np.int32)
+
+
+def check_ends(eos_id: int | Sequence[int] | None, vocab: int) -> np.ndarray:
+    """Return the end tokens as an array, empty for None.
+
+    Raises:
+      ValueError: not integers, or outside the vocabulary.
+    """
+    ends = np.atleast_1d(np.asarray([] if eos_id is None else eos_id))
+    if ends.size and ends.dtype.kind not in "iu":
+        raise ValueError(f"eos_id={eos_id!r} must be a token id or a list of them")
+    for end in ends:
+        if not 0 <= end < vocab:
+            raise ValueError(f"eos_id={end} is outside [0, {vocab - 1}]: give the model's own end")
+    return ends.astype(np.int32)
 
 
 def check_draft(target: BoundLM, draft: BoundLM | None, strategy: Strategy) -> BoundLM | None:

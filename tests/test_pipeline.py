@@ -1,0 +1,86 @@
+"""The shipped pair, and text that is cut: text, ids, log-probabilities and counters together."""
+
+import json
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from mtad_jax import Pipeline, Warp, recipes
+
+WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
+PROMPT = "Once upon a time there was a king who had"
+RULES = {
+    "sample": recipes.sample(),
+    "beam": recipes.beam(2),
+    "speculative": recipes.speculative(3),
+    "mtad": recipes.mtad(3, 2),
+    "mmtad": recipes.mmtad(3, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return Pipeline.shipped()
+
+
+def test_shipped_pair_is_small_and_bound(pipe):
+    folder = resources.files("mtad_jax") / "assets"
+    sizes = [f.stat().st_size for part in ("target", "draft") for f in (folder / part).iterdir()]
+    assert sum(sizes) <= 25e6
+    assert json.loads((folder / "target" / "config.json").read_text())["vocab_size"] == 2048
+    assert pipe.draft is not None and pipe.target.eos_ids == (2,)
+
+
+def test_shipped_target_is_what_transformers_makes_of_it(pipe):
+    path = resources.files("mtad_jax") / "assets" / "target"
+    model = LlamaForCausalLM.from_pretrained(str(path), dtype=torch.float32).eval()
+    ids = pipe.encode(PROMPT)
+    with torch.no_grad():
+        want = model.generate(
+            torch.tensor([ids]), do_sample=False, max_new_tokens=24, pad_token_id=0
+        )[0, len(ids) :]
+    for rule in (recipes.greedy(), recipes.mmtad(3, 2)):
+        row = pipe([PROMPT], strategy=rule, warp=Warp(temperature=0.0), max_new_tokens=24)[0]
+        assert row.tokens == want.tolist()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_stop_string_cuts_everything_together(pipe, name):
+    call = {"strategy": RULES[name], "warp": WARP, "max_new_tokens": 24, "eos_id": ()}
+    tokenizer = pipe.target.tokenizer
+    [whole] = pipe([PROMPT], **call)
+    assert whole.text == tokenizer.decode(whole.tokens, continuation=True)
+    [untouched] = pipe([PROMPT], stop=["zqzqz"], **call)
+    assert untouched == whole
+    stop = whole.text[len(whole.text) // 2 :][:4]
+    [cut] = pipe([PROMPT], stop=[stop], **call)
+    assert cut.finish_reason == "stop" and cut.text == whole.text[: whole.text.index(stop)]
+    count = len(cut.tokens)
+    assert cut.tokens == whole.tokens[:count]
+    assert cut.logp == whole.logp[:count] and len(cut.logp_raw) == count
+    assert tokenizer.decode(cut.tokens, continuation=True).startswith(cut.text)
+    assert cut.stats.accepted <= count and cut.stats.rounds <= whole.stats.rounds
+    if name != "beam":  # which commits everything in its last round
+        assert count <= cut.stats.accepted + cut.stats.rounds
+
+    stream = pipe.stream(PROMPT, stop=[stop], **call)
+    assert "".join(stream) == cut.text
+    assert stream.completion == cut
+
+
+def test_speculative_sampling_has_samplings_perplexity(pipe):
+    """Lossless: the means of log p_raw per text differ by less than three standard errors."""
+    means = {}
+    for name in ("sample", "speculative"):
+        rows = pipe(
+            [PROMPT] * 64, strategy=RULES[name], warp=WARP, max_new_tokens=48, eos_id=(), seed=3
+        )
+        means[name] = np.array([np.mean(row.logp_raw) for row in rows])
+    error = np.sqrt(sum(m.var(ddof=1) / len(m) for m in means.values()))
+    assert abs(means["sample"].mean() - means["speculative"].mean()) < 3 * error
+    lossy = pipe([PROMPT] * 64, strategy=RULES["mtad"], warp=WARP, max_new_tokens=48, eos_id=())
+    gain = np.mean([np.mean(row.logp_raw) for row in lossy]) - means["sample"].mean()
+    assert gain > 3 * error  # the test can tell a rule that is not lossless
