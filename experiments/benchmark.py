@@ -11,6 +11,7 @@ import dataclasses
 import os
 import platform
 from importlib import metadata
+from typing import Any
 
 import jax
 from absl import flags
@@ -32,7 +33,6 @@ from experiments.settings import (
 from mtad_jax import cli, recipes
 from mtad_jax.warp import Warp
 
-DEFAULT_DATA = "../shared/data"
 LOWER_TEMPERATURES = (0.7, 0.5)  # shares of the temperature, shown beside MTAD for honesty
 BEAM_WIDTH = 4
 
@@ -49,7 +49,7 @@ def define_flags(values: flags.FlagValues) -> None:
     items("depths", "1,2,3,4,6", "K of speculative sampling, MTAD, MMTAD.", flag_values=values)
     items("widths", "1,2,4", "W of MTAD and MMTAD.", flag_values=values)
     flags.DEFINE_float("tau", TAU, "Threshold of MTAD and MMTAD.", flag_values=values)
-    text("data_dir", None, f"Held-out stories. Default: {DEFAULT_DATA}, else built-in openings.",
+    text("data_dir", None, "Folder with corpora/fairytaleqa/test.txt. Default: built-in openings.",
          flag_values=values)  # fmt: skip
     text("output", None, "JSON lines to write: settings, then every sample.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace an output that exists.", flag_values=values)
@@ -59,7 +59,7 @@ def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> 
     """Return the rules to compare, plain sampling first.
 
     MTAD and MMTAD start at depth 2: at depth 1 there is no joint. Drawn beams ("draw=sample") are
-    shown at one depth, as is MTAD with the narrowest beams.
+    shown at one depth. MTAD is shown with the widest beams only, MMTAD with all.
     """
     rules = [Rule("sample", recipes.sample(), warp)]
     rules += [Rule("speculative", recipes.speculative(k), warp, k) for k in depths]
@@ -76,7 +76,8 @@ def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> 
     for share in LOWER_TEMPERATURES:
         cooler = dataclasses.replace(warp, temperature=float(warp.temperature) * share)
         rules.append(Rule("sample", recipes.sample(), cooler, note=f"T={cooler.temperature:g}"))
-    rules.append(Rule("beam", recipes.beam(BEAM_WIDTH), warp, width=BEAM_WIDTH))
+    width = min(BEAM_WIDTH, warp.top_k or BEAM_WIDTH)
+    rules.append(Rule("beam", recipes.beam(width), warp, width=width))
     return rules
 
 
@@ -99,16 +100,15 @@ def benchmark(values: flags.FlagValues) -> None:
         writer.check()
     elif values.overwrite:
         raise ValueError("--overwrite needs --output=FILE.jsonl")
-    data_dir = find_stories(values.data_dir, DEFAULT_DATA)
+    data_dir = find_stories(values.data_dir)
     tasks = make_tasks(values.prompts, values.seed, data_dir)
     bench = _open(values, tasks, rules)
     print(f"{_machine()}\n{'held-out' if data_dir else 'built-in'} stories, held-out databases")
     compile_seconds, samples = measure(bench, tasks, rules, values.repeats)
     print("\n".join([*table_lines(rules, samples, compile_seconds), "", *summary_lines(samples)]))
     if writer is not None:
-        about = {"machine": _machine(), "models": [values.target, values.draft]}
         with writer:
-            writer.write([about | {"compile_seconds": compile_seconds}])
+            writer.write([_about(values, rules) | {"compile_seconds": compile_seconds}])
             writer.write([dataclasses.asdict(sample) for sample in samples])
 
 
@@ -156,6 +156,20 @@ def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Ben
         )
     kinds = [task.kind for task in tasks]
     return Bench(pipe, ids, kinds, values.max_new_tokens, values.seed)
+
+
+def _about(values: flags.FlagValues, rules: list[Rule]) -> dict[str, Any]:
+    """Return what the samples depend on; `data_dir` None: the built-in openings."""
+    names = ("target", "draft", "prompts", "repeats", "max_new_tokens", "seed", "tau", "data_dir")
+    warp = rules[0].warp
+    return {
+        "machine": _machine(),
+        **{name: getattr(values, name) for name in names},
+        "temperature": float(warp.temperature),
+        "top_k": int(warp.top_k),
+        "top_p": float(warp.top_p),
+        "rules": [rule.label for rule in rules],
+    }
 
 
 def _machine() -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from experiments.tasks import stories, text_to_sql
 
-# For where no data folder is at hand: written for this purpose, so in no training text.
+# Used unless a data folder is given: written for this purpose, so in no training text. The
+# benchmark's default takes each once.
 OPENINGS = (
     "Once upon a time there was a miller who had three sons and no money at all. One evening the "
     "youngest of them said, 'Father, I will go out into the world and",
@@ -33,6 +34,30 @@ OPENINGS = (
     "father's sheep. One day a white bear came over the hill and said to him,",
     "The queen had a mirror in which she could see everything that happened in the land. One "
     "morning she looked into it and saw a ship with black sails, and",
+    "A shoemaker lived with his wife in a town where nobody wore shoes. They had eaten their last "
+    "bread when a stranger came to the door, put a gold coin on the table, and said,",
+    "In the garden of a rich merchant stood a pear tree that bore fruit only once in ten years. "
+    "The merchant told his servants to watch it day and night, but in the morning",
+    "Two sisters were picking berries on the mountain when a thick fog came down. They held each "
+    "other by the hand and walked until they saw a light. It came from a cave, and in the cave",
+    "A young hunter followed a stag for three days and could not catch it. On the third evening "
+    "the stag stood still beside a lake, turned its head, and spoke to him:",
+    "There was a bell in the old tower that had not rung for a hundred years. The people said that "
+    "it would ring again when an honest thief came to the town. One winter night",
+    "An old sailor had a parrot that knew the way to an island full of silver. Before he died he "
+    "gave the bird to his only daughter and told her never to",
+    "The wolf had been hungry for a week when he met a goat on a narrow bridge. 'I am old and "
+    "thin,' said the goat, 'but if you let me go home first, I will",
+    "A widow had a lazy son who slept behind the stove all day long. At last she gave him a stick "
+    "and a bag of peas and sent him away. He had not gone far when he met",
+    "Once the moon came down from the sky to see how people live. She knocked at the door of a "
+    "castle, but the servants laughed and sent her away. Then she went to a hut, where",
+    "The emperor promised a horse to the man who could tell him a story without an end. Many came "
+    "and all of them failed, until a farmer walked into the hall, bowed, and began:",
+    "Deep under the hill lived a dwarf who mended clocks. Every year on the longest night he came "
+    "up to the village with his hammer and his lamp. But this year the baker's little girl",
+    "A prince was lost in the desert with nothing but a ring and an empty bottle. When he rubbed "
+    "the sand from the bottle, he heard a small voice inside it, which said,",
 )
 
 
@@ -67,7 +92,8 @@ def make_tasks(count: int, seed: int, data_dir: str | Path | None) -> list[Task]
     Args:
       count: how many.
       seed: of their choice.
-      data_dir: folder with held-out stories; None: the built-in openings, repeated as needed.
+      data_dir: folder with held-out stories; None: the built-in openings, repeated as needed (a
+        prompt's random stream is that of its index, so a repeat is drawn anew).
     """
     queries = text_to_sql.examples("held_out", count // 2, seed)
     needed = count - len(queries)
@@ -81,15 +107,15 @@ def make_tasks(count: int, seed: int, data_dir: str | Path | None) -> list[Task]
     return [tasks[i // 2 + (i % 2) * needed] for i in range(count)]
 
 
-def find_stories(folder: str | None, default: str) -> Path | None:
-    """Return the data folder: the one given, else the default if it is there, else None.
+def find_stories(folder: str | None) -> Path | None:
+    """Return the data folder, checked; None if none is given.
 
     Raises:
       FileNotFoundError: the folder given holds no stories.
     """
-    path = Path(default if folder is None else folder)
-    if (path / stories.FOLDER / "test.txt").is_file():
-        return path
-    if folder is not None:
+    if folder is None:
+        return None
+    path = Path(folder)
+    if not (path / stories.FOLDER / "test.txt").is_file():
         raise FileNotFoundError(f"--data_dir={folder}: no {stories.FOLDER / 'test.txt'} in it")
-    return None
+    return path

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece as spm
-from absl import app, flags, logging
+from absl import flags
 
 from experiments.tasks import stories, text_to_sql
+from mtad_jax import cli
 
 STORY_REPEATS = 2  # how often every tale is in one pass over the mix
 TOKENIZER_SQL_EXAMPLES = 6000
@@ -134,7 +135,7 @@ def build(
     for name, documents in sources.items():
         count = sum(len(ids) + 2 for ids in tokenizer.encode(documents))
         ratio = sum(map(len, documents)) / count
-        logging.info("%s: %d tokens, %.2f characters a token", name, count, ratio)
+        print(f"{name}: {count} tokens, {ratio:.2f} characters a token")
     arrays = {
         "train": [document for documents in sources.values() for document in documents],
         "val_stories": stories.read_stories("val", data_dir),
@@ -142,12 +143,14 @@ def build(
     }
     for name, documents in arrays.items():
         tokens = encode_documents(documents, tokenizer, folder / f"{name}.npy", seed)
-        logging.info("%s.npy: %d tokens", name, len(tokens))
+        print(f"{name}.npy: {len(tokens)} tokens")
 
 
 def define_flags() -> None:
     """Defined only where this file is the program, so that importing it adds no flags."""
-    flags.DEFINE_string("data_dir", "../shared/data", "Folder that holds corpora/fairytaleqa.")
+    flags.DEFINE_string(
+        "data_dir", None, "Folder with corpora/fairytaleqa and corpora/gpteacher.", required=True
+    )
     flags.DEFINE_string("output", None, "Folder for the tokenizer and the arrays.", required=True)
     flags.DEFINE_integer("sql_examples", 24_000, "Synthetic text-to-SQL examples to train on.")
     flags.DEFINE_integer("vocab_size", 2048, "Pieces of the tokenizer.")
@@ -158,12 +161,9 @@ def main(argv: list[str]) -> None:
     """Builds the tokenizer and the arrays under the flags."""
     del argv
     args = flags.FLAGS
-    try:
-        build(args.data_dir, args.output, args.sql_examples, args.vocab_size, args.seed)
-    except FileNotFoundError as error:
-        raise SystemExit(f"experiments.corpus: {error}") from None
+    build(args.data_dir, args.output, args.sql_examples, args.vocab_size, args.seed)
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    cli.run(main)

@@ -83,7 +83,10 @@ class RowWriter:
             self._file.close()
             raise ValueError(f"{self.path}: another run is writing it: wait for its end") from error
         except OSError as error:
-            self._abandon()
+            if os.fstat(self._file.fileno()).st_size:  # an earlier run's rows
+                _close(self._file)
+            else:
+                self._abandon()
             raise self._named(error) from error
         return self
 

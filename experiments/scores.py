@@ -107,6 +107,11 @@ def chosen_and_reported(
     return best, halves[best][1]
 
 
+def choosing(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the passes that `chosen_and_reported` chooses on."""
+    return _halves(samples)[0]
+
+
 def reported(samples: Sequence[Sample]) -> list[Sample]:
     """Return the passes that `chosen_and_reported` reports."""
     return _halves(samples)[1]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.typing import ArrayLike
 
 from mtad_jax.models.base import BoundLM, LinenLM
 from mtad_jax.types import Array, Float, Int, Params
@@ -31,7 +32,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     """Return clipped AdamW at the recipe's rates; weight decay on matrices only."""
     steps, rates = zip(*config.rates, strict=True)
 
-    def schedule(step: Array) -> Array:
+    def schedule(step: ArrayLike) -> Array:
         return jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(rates, jnp.float32))
 
     return optax.chain(

@@ -1,6 +1,8 @@
 """The training mix, its tokenizer and the story prompts."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,16 @@ def test_missing_data_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="--data_dir") as error:
         corpus.training_sources(tmp_path, sql_examples=1, seed=0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", [[], ["--data_dir=nowhere"]])
+def test_the_program_ends_in_one_line(given, tmp_path):
+    command = [sys.executable, "-m", "experiments.corpus", f"--output={tmp_path / 'out'}", *given]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and not done.stdout and not (tmp_path / "out").exists()
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "--data_dir" in done.stderr
 
 
 def test_prompts_come_from_held_out_splits(tmp_path):

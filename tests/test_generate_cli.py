@@ -1,6 +1,7 @@
 """The runner: what it prints and writes, and that wrong input ends in one line."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -138,6 +139,26 @@ def test_nothing_stays_of_a_run_without_a_row(ids_pair, prompts, tmp_path, monke
     with pytest.raises(OSError, match="out.jsonl.*No space left.*make room"):
         run(*greedy(ids_pair), f"--prompts={prompts}", f"--output={out}")
     assert os.listdir(tmp_path) == ["prompts.jsonl"]
+
+
+def test_rows_stay_where_the_file_cannot_be_locked(tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt), RowWriter(out, {"seed": 0}) as writer:
+        writer.write([{"id": 1}])
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(OSError, match="No locks"):
+            RowWriter(out, {"seed": 0}, resume=True).__enter__()
+        with pytest.raises(OSError, match="No locks"):
+            RowWriter(tmp_path / "new.jsonl", {}).__enter__()
+    assert sorted(os.listdir(tmp_path)) == ["out.jsonl.partial", "out.jsonl.partial.settings"]
+    with RowWriter(out, {"seed": 0}, resume=True) as writer:
+        assert writer.count == 1
+    assert read_jsonl(out) == [{"id": 1}]
 
 
 def test_two_runs_cannot_write_one_output(tmp_path):

@@ -1,6 +1,7 @@
 """Measuring: samples, scores, interleaving, and the report."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -113,6 +114,47 @@ def test_report():
     assert any("/ sample: 2.00 (aim 1.60: reached)" in line for line in lines)
     assert any("1.10 (aim 1.20: NOT reached)" in line for line in lines)
     assert sum("perplexity" in line and "+0%" in line for line in lines) == 4
+    assert lines[-1].endswith(": none (NOT reached)")
+
+
+def test_one_setting_for_all_aims():
+    rules = [("sample", 2.0, -20.0), ("speculative K=2", 1.5, -20.0)]
+    rules += [("mtad K=2 W=2", 1.0, -20.0), ("mmtad K=2 W=1", 0.5, -20.0)]
+    fast_and_fluent = sample(rule="mmtad K=2 W=2", logp_raw=-10.0, seconds=1.0)
+    samples = [
+        *[sample(rule=n, seconds=s, logp_raw=p, repeat=r) for r in (0, 1) for n, s, p in rules],
+        fast_and_fluent,
+    ]
+    line = benchmark_report.summary_lines(
+        [*samples, dataclasses.replace(fast_and_fluent, repeat=1)]
+    )[-1]
+    assert "mmtad K=2 W=2, 1.50 x speculative K=2, 2.00 x sample, perplexity -63% (reached)" in line
+    line = benchmark_report.summary_lines(
+        [*samples, dataclasses.replace(fast_and_fluent, repeat=1, seconds=1.4)]
+    )[-1]
+    assert "mmtad K=2 W=2, 1.07 x" in line and line.endswith("(NOT reached)")
+
+
+def test_output_says_what_was_measured(tmp_path, monkeypatch):
+    def measure(bench, tasks, rules, repeats):
+        return {}, [sample(rule=rule.label, repeat=r) for r in range(repeats) for rule in rules]
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(benchmark, "_open", lambda *args: None)
+    values, out = flags.FlagValues(), tmp_path / "out.jsonl"
+    benchmark.define_flags(values)
+    values(["benchmark", f"--output={out}", "--tau=0.3", "--seed=7", "--top_k=2", "--widths=1,2"])
+    benchmark.benchmark(values)
+    about, *rows = [json.loads(line) for line in out.read_text().splitlines()]
+    wanted = {"tau": 0.3, "seed": 7, "max_new_tokens": 100, "prompts": 48, "repeats": 6}
+    wanted |= {"temperature": 1.0, "top_k": 2, "top_p": 0.9, "data_dir": None}
+    assert wanted.items() <= about.items() and "beam W=2" in about["rules"]
+    assert len(rows) == 6 * len(about["rules"])
+
+
+def test_the_default_prompts_differ():
+    texts = [task.prompt for task in benchmark_tasks.make_tasks(48, 0, None)]
+    assert len(set(texts[::2])) == 24
 
 
 def test_tasks():
@@ -124,9 +166,9 @@ def test_tasks():
 
 
 def test_stories_are_looked_for(tmp_path):
-    assert benchmark_tasks.find_stories(None, str(tmp_path)) is None
+    assert benchmark_tasks.find_stories(None) is None
     with pytest.raises(OSError, match="--data_dir=.*test.txt"):
-        benchmark_tasks.find_stories(str(tmp_path), "unused")
+        benchmark_tasks.find_stories(str(tmp_path))
 
 
 @pytest.mark.parametrize(
