@@ -130,7 +130,7 @@ def _their_logits(source: Path, tokens: np.ndarray, positions: list[int], dtype:
         from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise ValueError(
-            "verify needs torch and transformers: pip install mtad-jax[convert] transformers"
+            "verify needs torch and transformers: pip install mtad-jax[convert]"
         ) from error
     model: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, local_files_only=True, attn_implementation="eager"

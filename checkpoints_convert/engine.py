@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mtad_jax import orbax_io
 from mtad_jax.atomic import new_folder
-from mtad_jax.checkpoint import FORMAT_VERSION, Metadata, read_metadata
+from mtad_jax.checkpoint import FORMAT_VERSION, Metadata, open_params, read_metadata
 from mtad_jax.hf_params import to_params, to_tensors
 from mtad_jax.hf_reader import SIDE_FILES, inner_file, open_folder, read_json, read_safetensors
 from mtad_jax.hf_writer import SHARD_BYTES, with_dtype, write_json, write_safetensors, write_tensors
@@ -91,7 +91,7 @@ def to_hf(
         ignored = {} if file is None else read_safetensors(file)
         if ignored.keys() != set(layout.ignored):
             raise ValueError(f"{source / _IGNORED}: missing or incomplete: convert again")
-    params = orbax_io.open_lazy(source / "params")
+    params = jax.tree.map(lambda leaf: leaf.finite(), open_params(source))
     tensors = to_tensors(config, params, layout, ignored)
     with new_folder(output, overwrite=overwrite, need_bytes=_bytes(tensors)) as temporary:
         with _Progress(tensors, "to_hf") as ticking:

@@ -17,8 +17,8 @@ import numpy as np
 from mtad_jax import orbax_io, tokenizers
 from mtad_jax.hf import model_of
 from mtad_jax.hf_params import Layout, check_params, to_params
-from mtad_jax.hf_reader import SIDE_FILES, inner_file, open_folder, read_json
-from mtad_jax.lazy import LazyTensor, common_dtype
+from mtad_jax.hf_reader import SIDE_FILES, inner_file, inner_folder, open_folder, read_json
+from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.models.base import BoundLM, LinenLM
 
 FORMAT_VERSION = 1
@@ -34,7 +34,8 @@ class LoadedModel:
         ids than the embedding has rows leaves the rest as padding.
       config: the Hugging Face `config.json`.
       tokenizer: None where the folder has none.
-      eos_ids: end tokens, of `generation_config.json` if it has any, else of `config.json`.
+      eos_ids: end tokens, of `generation_config.json` if it has any, else of `config.json`, else
+        the tokenizer's.
       bos_id: start token by the same files, None if they name none.
     """
 
@@ -94,11 +95,14 @@ def load(path: str | Path, *, dtype: Any = None, sharding: Any = None) -> Loaded
     vocab = model.vocab_size
     if tokenizer is not None:
         vocab = min(vocab, tokenizer.vocab_size)
+    eos_ids = _token_ids(path, config, "eos_token_id")
+    if not eos_ids and tokenizer is not None and tokenizer.eos_id is not None:
+        eos_ids = (tokenizer.eos_id,)
     return LoadedModel(
         lm=BoundLM(params, model, vocab),
         config=config,
         tokenizer=tokenizer,
-        eos_ids=_token_ids(path, config, "eos_token_id"),
+        eos_ids=eos_ids,
         bos_id=next(iter(_token_ids(path, config, "bos_token_id")), None),
     )
 
@@ -132,13 +136,27 @@ def read_metadata(path: Path) -> Metadata:
         ) from error
 
 
+def open_params(path: Path) -> dict[str, Any]:
+    """Return the parameters of one of our own folders with lazy leaves.
+
+    Raises:
+      ValueError: they are damaged or no floats, or a link among their files leads out of the
+        folder.
+    """
+    params = orbax_io.open_lazy(inner_folder(path, "params"))
+    for leaf in jax.tree.leaves(params):
+        if leaf.dtype not in WEIGHT_DTYPES:
+            raise ValueError(f"{leaf.name}: dtype {leaf.dtype} is not supported: convert it again")
+    return params
+
+
 def _load_own(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], LinenLM, Any]:
     read_metadata(path)
     config = read_json(path, "config.json")
     if config is None:
         raise ValueError(f"{path}: config.json is missing: convert the checkpoint again")
     model = model_of(config)
-    stored = orbax_io.open_lazy(path / "params")
+    stored = open_params(path)
     check_params(model, stored)  # orbax would pad or cut a wrong shape
     dtype = _compute_dtype(dtype, stored)
     like = _map_sharded(
@@ -146,7 +164,9 @@ def _load_own(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], Li
         stored,
         sharding,
     )
-    return config, model, orbax_io.restore(path / "params", like)
+    params = orbax_io.restore(path / "params", like)
+    jax.tree.map(_check_finite, params, stored)
+    return config, model, params
 
 
 def _load_hf(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], LinenLM, Any]:
@@ -159,6 +179,19 @@ def _load_hf(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], Lin
         return jax.block_until_ready(jax.device_put(array, where))  # one at a time
 
     return folder.config, model, _map_sharded(put, params, sharding)
+
+
+@jax.jit
+def _is_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
+
+
+def _check_finite(array: jax.Array, stored: LazyTensor) -> None:
+    if not _is_finite(array):
+        raise ValueError(
+            f"{stored.name}: infinite or NaN value in {array.dtype.name}; weights must be finite: "
+            "use an undamaged checkpoint or a wider dtype"
+        )
 
 
 def _map_sharded(call: Callable[[Any, Any], Any], tree: Mapping[str, Any], sharding: Any) -> Any:

@@ -145,7 +145,10 @@ def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
       ValueError: unsupported architecture or setting, or an incomplete config.
     """
     family = family_of(hf_config)
-    rope = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}
+    setting = "rope_parameters" if hf_config.get("rope_parameters") else "rope_scaling"
+    rope = hf_config.get(setting) or {}
+    if not isinstance(rope, Mapping):
+        raise ValueError(f"config.json: {setting}={str(rope)[:80]} must be an object")
     for name, value in family.fixed.items():
         found = hf_config.get(name, rope.get(name, value))
         if found != value:

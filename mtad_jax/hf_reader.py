@@ -1,6 +1,7 @@
 """Reads a Hugging Face folder: config, and weights as lazy tensors. Trusts nothing in it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +82,42 @@ def inner_file(folder: Path, name: str) -> Path | None:
     """
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         raise ValueError(f"{folder}: file name {name!r} must not lead to another folder")
-    file, root = folder / name, folder.resolve()
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        root = root.parent.parent
-    target = file.resolve()
-    if not target.is_relative_to(root):
-        raise ValueError(f"{file}: links to {target}, outside of {root}: copy the file instead")
+    file = folder / name
+    target = _inner_target(file, _bound(folder))
     if file.is_symlink() and not target.exists():
         raise ValueError(f"{file}: links to a missing file: download it again")
     return file if target.is_file() else None
+
+
+def inner_folder(folder: Path, name: str) -> Path:
+    """Return the path of a folder in a checkpoint folder, there or not, like `inner_file`.
+
+    Raises:
+      ValueError: it is a link that leads out, or anything under it is.
+    """
+    root = _bound(folder)
+    left, seen = [folder / name], set()
+    while left:
+        path = left.pop()
+        target = _inner_target(path, root)
+        if target.is_dir() and target not in seen:  # links may go in circles
+            seen.add(target)
+            left += sorted(path.iterdir())
+    return folder / name
+
+
+def _bound(folder: Path) -> Path:
+    root = folder.resolve()
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        return root.parent.parent
+    return root
+
+
+def _inner_target(path: Path, root: Path) -> Path:
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(root):
+        raise ValueError(f"{path}: links to {target}, outside of {root}: copy the file instead")
+    return target
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -144,7 +172,7 @@ def _read_weights(folder: Path) -> dict[str, LazyTensor]:
             return reader(file)
         names = sorted(found.name for found in folder.glob(shards))
         if names:
-            return _merge(folder, names, reader)
+            return _merge(folder, names, reader)[0]
     raise ValueError(f"{folder}: no weights: {kinds[0][0]} or {kinds[1][0]} (or shards) expected")
 
 
@@ -155,18 +183,23 @@ def _read_shards(
     where = table.get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{folder / index}: weight_map must map keys to file names")
-    tensors = _merge(folder, sorted(set(where.values())), reader)
+    tensors, found = _merge(folder, sorted(set(where.values())), reader)
     for key, name in where.items():
-        if key not in tensors:
+        if found.get(key) != name:
+            other = f" (it is in {found[key]})" if key in found else ""
             raise ValueError(
-                f"{folder / name}: key {key} is missing though {index} names it: "
+                f"{folder / name}: key {key} is missing though {index} names it{other}: "
                 "download the file again"
             )
     return tensors
 
 
-def _merge(folder: Path, names: list[str], reader: Callable) -> dict[str, LazyTensor]:
+def _merge(
+    folder: Path, names: list[str], reader: Callable
+) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Return all files' tensors, and the file of each, by key."""
     out: dict[str, LazyTensor] = {}
+    found: dict[str, str] = {}
     for name in names:
         file = inner_file(folder, name)
         if file is None:
@@ -174,8 +207,8 @@ def _merge(folder: Path, names: list[str], reader: Callable) -> dict[str, LazyTe
         for key, tensor in reader(file).items():
             if key in out:
                 raise ValueError(f"{tensor.name}: key is also in another shard: {out[key].name}")
-            out[key] = tensor
-    return out
+            out[key], found[key] = tensor, name
+    return out, found
 
 
 def read_safetensors(file: Path) -> dict[str, LazyTensor]:

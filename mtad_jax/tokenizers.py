@@ -26,8 +26,6 @@ class Tokenizer:
       vocab_size: highest id + 1; a model's embedding may have more rows than that.
       bos_id: start token, or None.
       eos_id: end token, or None.
-      eos_ids: `eos_id` and every other end token named by `config.json` or
-        `generation_config.json` (Llama 3 has several).
       adds_bos: whether `encode` starts a text with `bos_id`, as the model was trained.
       special_ids: ids which `decode` leaves out by default.
       leading_spaces: spaces dropped at the start of a text, where sentencepiece adds one.
@@ -39,15 +37,12 @@ class Tokenizer:
         *,
         bos_id: int | None = None,
         eos_id: int | None = None,
-        eos_ids: Iterable[int] = (),
         adds_bos: bool = False,
     ):
         self._backend = backend
         self.vocab_size = max(backend.table) + 1
         self.bos_id = bos_id
         self.eos_id = eos_id
-        first = () if eos_id is None else (eos_id,)
-        self.eos_ids = tuple(dict.fromkeys((*first, *eos_ids)))
         self.adds_bos = adds_bos and bos_id is not None
         self.special_ids = backend.special
         self.leading_spaces = backend.strip
@@ -148,12 +143,10 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
     ends = _model_ids(settings.model.get("eos_token_id"), backend)
     starts = _model_ids(settings.model.get("bos_token_id"), backend)
     adds_bos = settings.flags.get("add_bos_token")
-    eos_id = _role_id("eos_token", ends, backend, settings, folder)
     return Tokenizer(
         backend,
         bos_id=_role_id("bos_token", starts, backend, settings, folder),
-        eos_id=eos_id,
-        eos_ids=ends,
+        eos_id=_role_id("eos_token", ends, backend, settings, folder),
         adds_bos=backend.adds_bos if adds_bos is None else bool(adds_bos),
     )
 

@@ -15,7 +15,7 @@ def read(file: Path) -> dict[str, LazyTensor]:
 
     Raises:
       ValueError: torch is not installed, or the file is damaged, of the format before torch 1.6,
-        or holds anything but tensors by name.
+        or holds anything but dense tensors by name, of dtypes that numpy has.
     """
     try:
         import torch
@@ -49,9 +49,17 @@ def read(file: Path) -> dict[str, LazyTensor]:
 def _wrap(name: str, value: Any) -> LazyTensor:
     import torch
 
+    if value.layout != torch.strided or value.is_meta:
+        kind = "meta" if value.is_meta else str(value.layout).removeprefix("torch.")
+        raise ValueError(f"{name}: holds a {kind} tensor, not a dense one")
+    value = value.detach()  # of nn.Parameter
     if value.dtype == torch.bfloat16:  # numpy has none: pass the bits on
         bits = value.view(torch.int16)
         dtype = np.dtype(jnp.bfloat16)
         return LazyTensor(name, tuple(value.shape), dtype, lambda: bits.numpy().view(dtype))
-    dtype = np.dtype(str(value.dtype).removeprefix("torch."))
+    try:
+        dtype = torch.empty(0, dtype=value.dtype).numpy().dtype
+    except Exception as error:  # torch raises TypeError, RuntimeError, ... by dtype
+        kind = str(value.dtype).removeprefix("torch.")
+        raise ValueError(f"{name}: dtype {kind} is not supported: numpy lacks it") from error
     return LazyTensor(name, tuple(value.shape), dtype, value.numpy)

@@ -1,6 +1,7 @@
 """Loading Hugging Face folders and our own; writing Hugging Face's."""
 
 import json
+import shutil
 import sys
 import time
 import types
@@ -13,7 +14,8 @@ import pytest
 from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, random_params, random_tensors, write_folder
 
 from checkpoints_convert import engine
-from mtad_jax import checkpoint, hf_writer, tokenizers
+from mtad_jax import checkpoint, hf_writer, orbax_io, tokenizers
+from mtad_jax.lazy import from_array
 
 
 def same(a, b):
@@ -125,6 +127,16 @@ def test_start_and_end_tokens(hf, config, generation, eos, bos):
     assert (loaded.eos_ids, loaded.bos_id) == (eos, bos)
 
 
+def test_end_token_of_the_tokenizer(hf, monkeypatch):
+    fake = types.SimpleNamespace(vocab_size=40, eos_id=7)
+    monkeypatch.setattr(tokenizers, "load_tokenizer", lambda _: fake)
+    assert checkpoint.load(hf).eos_ids == (2,)
+    hf_writer.write_json(hf / "config.json", LLAMA | {"eos_token_id": None})
+    assert checkpoint.load(hf).eos_ids == (7,)
+    fake.eos_id = None
+    assert checkpoint.load(hf).eos_ids == ()
+
+
 @pytest.mark.parametrize("value", ["</s>", -1, True, [2, "x"], 1.5])
 def test_token_that_is_no_id(hf, value):
     hf_writer.write_json(hf / "config.json", LLAMA | {"eos_token_id": value})
@@ -168,6 +180,35 @@ def test_our_folder_without_parts(own):
     (own / "x").rename(own / "config.json")
     (own / "params").rename(own / "x")
     assert message(own).startswith(f"{own / 'params'}: checkpoint is damaged")
+
+
+@pytest.mark.parametrize("name", ["params", "params/d", "params/manifest.ocdbt", "params/x/y"])
+def test_link_among_our_params_leading_out(own, tmp_path, name):
+    link, outside = own / name, tmp_path / "outside"
+    if name == "params/x/y":  # behind a link that stays inside
+        (own / "more").mkdir()
+        (own / "params" / "x").symlink_to("../more")
+        assert checkpoint.load(own)
+        outside.touch()
+    else:
+        link.rename(outside)
+    link.symlink_to(outside)
+    wanted = f"{link}: links to {outside}, outside of {own}: copy the file instead"
+    assert message(own) == wanted
+    with pytest.raises(ValueError, match="outside of"):
+        engine.to_hf(own, tmp_path / "back")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, None), (np.inf, None), (1e5, np.float16)])
+def test_our_weights_that_are_not_finite(own, value, dtype):
+    params = random_params(LLAMA)
+    params["layer_1"]["down"]["kernel"][5, 3] = value
+    shutil.rmtree(own / "params")
+    orbax_io.save(own / "params", jax.tree.map(from_array, params))
+    with pytest.raises(ValueError) as caught:
+        checkpoint.load(own, dtype=dtype)
+    wanted = f"{own / 'params'}: layer_1/down/kernel: infinite or NaN value in "
+    assert str(caught.value).startswith(wanted) and "\n" not in str(caught.value)
 
 
 def test_write_hf(tmp_path):

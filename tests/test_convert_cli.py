@@ -3,19 +3,21 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, OPT, random_tensors, write_folder
+from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, OPT, random_params, random_tensors, write_folder
 
 from checkpoints_convert import engine
-from mtad_jax import atomic, checkpoint, cli
-from mtad_jax.lazy import LazyTensor
+from mtad_jax import atomic, checkpoint, cli, orbax_io
+from mtad_jax.lazy import LazyTensor, from_array
 
 SIDE = {"tokenizer_config.json": b"{}\n", "generation_config.json": b'{"eos_token_id": [2, 3]}'}
 
@@ -79,6 +81,19 @@ def test_change_of_dtype(tmp_path):
     engine.to_hf(tmp_path / "own", tmp_path / "back")
     wanted = make(tmp_path / "half", LLAMA | {"dtype": "bfloat16"}, jnp.bfloat16)
     assert files(tmp_path / "back") == files(wanted)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_way_back_of_weights_that_are_not_finite(tmp_path, value):
+    own = tmp_path / "own"
+    engine.from_hf(make(tmp_path / "hf"), own)
+    params = random_params(LLAMA)
+    params["layer_1"]["down"]["kernel"][5, 3] = value
+    shutil.rmtree(own / "params")
+    orbax_io.save(own / "params", jax.tree.map(from_array, params))
+    with pytest.raises(ValueError, match=rf"layer_1/down/kernel: value {value} at \[5, 3\] in"):
+        engine.to_hf(own, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_existing_output(tmp_path):

@@ -89,6 +89,16 @@ def test_key_missing_in_its_shard(sharded):
     assert f"key ghost is missing though {INDEX} names it" in message(sharded)
 
 
+def test_key_in_another_shard_than_the_index_names(sharded):
+    table = json.loads((sharded / INDEX).read_text())
+    there = table["weight_map"][KEY]
+    other = next(name for name in table["weight_map"].values() if name != there)
+    table["weight_map"][KEY] = other
+    (sharded / INDEX).write_text(json.dumps(table))
+    wanted = f"{sharded / other}: key {KEY} is missing though {INDEX} names it (it is in {there})"
+    assert message(sharded).startswith(wanted)
+
+
 def test_key_in_two_shards(sharded, tensors):
     a, b = sorted(sharded.glob("model-*.safetensors"))[:2]
     b.write_bytes(a.read_bytes())
@@ -188,6 +198,24 @@ def test_torch_files_that_are_not_plain_weights(tmp_path, tensors):
     assert message(folder) == f"{file}: holds a list, not tensors by name"
     torch.save({"a": 1}, file)
     assert message(folder) == f"{file}: a: holds a int, not a tensor"
+
+
+def test_torch_parameters_and_tensors_that_numpy_lacks(tmp_path, tensors):
+    file = torch_folder(tmp_path, tensors) / "pytorch_model.bin"
+    torch = sys.modules["torch"]
+    for dtype in (torch.float32, torch.bfloat16):
+        state = {k: torch.nn.Parameter(torch.from_numpy(x).to(dtype)) for k, x in tensors.items()}
+        torch.save(state, file)
+        opened = hf_reader.open_folder(tmp_path).tensors
+        wanted = state[KEY].detach().float().numpy()
+        np.testing.assert_array_equal(opened[KEY].read().astype(np.float32), wanted)
+    for value, wanted in (
+        (torch.ones(2, 2).to_sparse(), "holds a sparse_coo tensor, not a dense one"),
+        (torch.ones(2, device="meta"), "holds a meta tensor, not a dense one"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "dtype float8_e4m3fn is not supported"),
+    ):
+        torch.save({KEY: value}, file)
+        assert message(tmp_path).startswith(f"{file}: {KEY}: {wanted}")
 
 
 class _Trap:

@@ -134,6 +134,8 @@ def test_wrong_shape_and_dtype():
         ({"model_type": None}, "model_type=None is not supported"),
         ({"model_type": ["llama"]}, "model_type=['llama'] is not supported"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' is not support"),
+        ({"rope_scaling": "linear"}, "rope_scaling=linear must be an object"),
+        ({"rope_parameters": [1]}, "rope_parameters=[1] must be an object"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported: only 1.0 is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not supported"),

@@ -110,7 +110,7 @@ def test_llama2_agrees_with_hugging_face_and_sentencepiece(tmp_path):
 @needs_data
 def test_llama2_without_configuration():
     ours = load_tokenizer(REAL / "llama2-spm")
-    assert (ours.vocab_size, ours.bos_id, ours.eos_id, ours.eos_ids) == (32000, 1, 2, (2,))
+    assert (ours.vocab_size, ours.bos_id, ours.eos_id) == (32000, 1, 2)
     assert ours.encode("[INST] a [/INST] b </s><s>[INST]").count(1) == 2
     assert ours.encode("<s>Hello") == ours.encode("Hello") == [1, 15043]
 
@@ -245,14 +245,13 @@ def test_configuration_names_special_tokens(tmp_path):
     plain = load_tokenizer(folder)
     start, end, turn = (plain.vocabulary()[f"<|{n}|>"] for n in
                         ("begin_of_text", "end_of_text", "eot_id"))  # fmt: skip
-    assert (plain.bos_id, plain.eos_ids, plain.adds_bos) == (start, (end,), True)
+    assert (plain.bos_id, plain.eos_id, plain.adds_bos) == (start, end, True)
     write(folder / "config.json", {"bos_token_id": start, "eos_token_id": 10**6})
     assert load_tokenizer(folder).eos_id == end  # a default beyond this vocabulary
-    write(folder / "generation_config.json", {"eos_token_id": [end, turn]})
-    assert load_tokenizer(folder).eos_ids == (end, turn)
-    write(folder / "special_tokens_map.json", {"eos_token": {"content": "<|eot_id|>"}})
-    loaded = load_tokenizer(folder)
-    assert (loaded.eos_id, loaded.eos_ids) == (turn, (turn, end))
+    write(folder / "generation_config.json", {"eos_token_id": [turn, end]})
+    assert load_tokenizer(folder).eos_id == turn
+    write(folder / "special_tokens_map.json", {"eos_token": {"content": "<|end_of_text|>"}})
+    assert load_tokenizer(folder).eos_id == end
     write(folder / "tokenizer_config.json", {"bos_token": None, "add_bos_token": True})
     loaded = load_tokenizer(folder)
     assert loaded.bos_id is None and loaded.encode("hi") == plain.encode("hi", add_bos=False)
@@ -360,7 +359,7 @@ def test_tokenizer_without_decoder_joins_with_spaces(tmp_path):
     library.save(str(tmp_path / "tokenizer.json"))
     ours = load_tokenizer(tmp_path)
     assert ours.decode([0, 1, 0]) == library.decode([0, 1, 0]) == "a b a"
-    assert ours.bos_id is None and ours.eos_ids == ()
+    assert ours.bos_id is None and ours.eos_id is None
 
 
 def test_same_vocabulary(tmp_path):
