@@ -50,6 +50,7 @@ BAD = {
     "one end of two": ({"eos_id": [2, -1]}, r"eos_id=-1 is outside \[0, 7\]"),
     "half an end": ({"eos_id": 1.5}, r"eos_id=1\.5 must be a token id"),
     "half a row id": ({"row_ids": [0.5, 1.0]}, r"row_ids has dtype float64: give one integer"),
+    "half a seed": ({"seed": 0.5}, r"seed=0\.5 must be an integer"),
     "no tokens": ({"max_new_tokens": 0}, r"max_new_tokens=0 must be"),
     "half a token": ({"max_new_tokens": 2.5}, r"max_new_tokens=2\.5 must be"),
     "empty prompt": ({"prompt_length": [3, 0]}, r"prompt_length\[1\]=0 must be in \[1, 3\]"),

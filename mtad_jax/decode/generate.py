@@ -1,6 +1,5 @@
 """`generate` and `stream`: host checks, buckets, and calls of the one compiled program."""
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -161,12 +160,14 @@ def prepare(
         raise ValueError(f"row_ids has dtype {rows.dtype}: give one integer a row")
     if rows.shape != length.shape:
         raise ValueError(f"row_ids has shape {rows.shape}, not one id for each of {len(ids)} rows")
+    if not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed={seed!r} must be an integer")
     ends = check_ends(eos_id, vocab)
     # Python floats would be weakly typed and compile a second program beside arrays.
     strategy, warp = jax.tree.map(jnp.float32, (strategy, warp))
     state = empty_state(
         target, draft, strategy, ids, length, length + np.int32(max_new_tokens),
-        np.uint32(operator.index(seed) % 2**32), rows.astype(np.int32), slots=slots,
+        np.uint32(int(seed) % 2**32), rows.astype(np.int32), slots=slots,
     )  # fmt: skip
     leaf = jax.tree.leaves(target.params)[0]
     if leaf.committed and len(leaf.devices()) == 1:
