@@ -6,6 +6,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from mtad_jax.errors import one_line
+
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
 
 
@@ -38,11 +40,6 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=_parse)
     sys.exit(0)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message on one line; its type's name if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

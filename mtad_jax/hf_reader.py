@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mtad_jax import torch_reader
-from mtad_jax.lazy import LazyTensor
+from mtad_jax.lazy import SAFETENSORS_DTYPES, LazyTensor
 
 SIDE_FILES = (
     "generation_config.json",
@@ -26,19 +25,6 @@ SIDE_FILES = (
     "chat_template.jinja",
 )
 """Files besides weights and `config.json` that a conversion takes along where they exist."""
-
-_DTYPES = {
-    "BF16": jnp.bfloat16,
-    "F16": np.float16,
-    "F32": np.float32,
-    "F64": np.float64,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 
 
 @dataclass(frozen=True)
@@ -227,12 +213,14 @@ def read_safetensors(file: Path) -> dict[str, LazyTensor]:
     out = {}
     for key, part in slices.items():
         kind = part.get_dtype()
-        if kind not in _DTYPES:
-            raise ValueError(f"{file}: {key}: dtype {kind} is not one of {sorted(_DTYPES)}")
+        if kind not in SAFETENSORS_DTYPES:
+            raise ValueError(
+                f"{file}: {key}: dtype {kind} is not one of {sorted(SAFETENSORS_DTYPES)}"
+            )
         out[key] = LazyTensor(
             name=f"{file}: {key}",
             shape=tuple(part.get_shape()),
-            dtype=np.dtype(_DTYPES[kind]),
+            dtype=np.dtype(SAFETENSORS_DTYPES[kind]),
             source=lambda key=key: handle.get_tensor(key),
         )
     return out

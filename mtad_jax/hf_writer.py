@@ -6,26 +6,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax.hf_params import Layout, to_tensors
-from mtad_jax.lazy import LazyTensor, from_array
+from mtad_jax.lazy import SAFETENSORS_DTYPES, LazyTensor, from_array
 
 SHARD_BYTES = 5_000_000_000  # transformers' own default before version 5
 
-_NAMES = {
-    np.dtype(jnp.bfloat16): "BF16",
-    np.dtype(np.float16): "F16",
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float64): "F64",
-    np.dtype(np.int64): "I64",
-    np.dtype(np.int32): "I32",
-    np.dtype(np.int16): "I16",
-    np.dtype(np.int8): "I8",
-    np.dtype(np.uint8): "U8",
-    np.dtype(np.bool_): "BOOL",
-}
+_NAMES = {np.dtype(dtype): name for name, dtype in SAFETENSORS_DTYPES.items()}
 
 
 def write_hf(

@@ -25,6 +25,20 @@ _BLOCK = 1 << 22  # elements checked at once, to keep the temporary masks small
 WEIGHT_DTYPES = tuple(_EXPONENT)
 """dtypes that weights may have."""
 
+SAFETENSORS_DTYPES = {
+    "BF16": jnp.bfloat16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+"""safetensors' names of the dtypes that are read and written."""
+
 
 @dataclass(frozen=True)
 class LazyTensor:

@@ -13,8 +13,9 @@ from typing import Any
 import sentencepiece
 import tokenizers as hf
 
+from mtad_jax.errors import one_line
 from mtad_jax.token_bytes import SPACE, byte_piece, decoder_bytes
-from mtad_jax.tokenizer_settings import AddedToken, Settings, one_line, parse_json, read_json
+from mtad_jax.tokenizer_settings import AddedToken, Settings, parse_json, read_json
 
 # Appended to a model, this protobuf message is merged into it: normalizer_spec (field 3) with
 # add_dummy_prefix (field 3) false. The library has no setting for it.

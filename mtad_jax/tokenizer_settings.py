@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mtad_jax.errors import one_line
+
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -34,11 +36,6 @@ class Settings:
     added: list[AddedToken]
     extra: list[str]
     model: dict[str, Any]
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_json(path: Path) -> dict[str, Any]:

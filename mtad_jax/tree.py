@@ -64,6 +64,13 @@ def take(values: Array, index: Int[Array, "B ..."]) -> Array:
     return picked.reshape(index.shape + values.shape[2:])
 
 
+def pick(
+    values: Float[Array, "B N V"], node: Int[Array, "B M"], token: Int[Array, "B M"]
+) -> Float[Array, "B M"]:
+    """Return `values[b, node, token]`."""
+    return take(values.reshape(values.shape[0], -1), node * values.shape[-1] + token)
+
+
 def path_to(draft: Draft, leaf: Int[Array, " B"]) -> Int[Array, "B K"]:
     """Return the nodes from depth 1 to the leaf; 0 at depths past the leaf's."""
     depth = jnp.asarray(draft.depth)
@@ -79,9 +86,7 @@ def path_to(draft: Draft, leaf: Int[Array, " B"]) -> Int[Array, "B K"]:
 
 def node_logp(draft: Draft, logp: Float[Array, "B N V"]) -> Float[Array, "B N"]:
     """Return log p(node's token | its parent's path); 0 for node 0 and for fillers."""
-    vocab = logp.shape[-1]
-    flat = logp.reshape(logp.shape[0], -1)
-    value = take(flat, draft.parent * vocab + draft.tokens)
+    value = pick(logp, draft.parent, draft.tokens)
     text = ~draft.filler & (jnp.asarray(draft.depth) > 0)
     return jnp.where(text, value, 0.0)
 

@@ -11,7 +11,7 @@ from mtad_jax.decode.beams import Beams, beam_step, lattice_window
 from mtad_jax.decode.drafters import check_draw, check_width
 from mtad_jax.decode.state import Controls, DecodeState, Trace
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import take
+from mtad_jax.tree import pick, take
 from mtad_jax.types import Array, Bool, Float, Int
 from mtad_jax.warp import warped_logp
 
@@ -183,9 +183,7 @@ def _best_path(extra: BeamState) -> tuple[Int[Array, " B"], Int[Array, "B R"]]:
 
 def _of_token(logp: Float[Array, "B U V"], beams: Beams) -> Float[Array, "B W"]:
     """Return the log-probability of each place's token after its parent; 0 for fillers."""
-    flat = logp.reshape(logp.shape[0], -1)
-    value = take(flat, beams.parent * logp.shape[2] + beams.token)
-    return jnp.where(beams.filler, 0.0, value)
+    return jnp.where(beams.filler, 0.0, pick(logp, beams.parent, beams.token))
 
 
 def _where_rows(rows: Bool[Array, " B"], a: Array, b: Array) -> Array:

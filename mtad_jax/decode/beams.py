@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode.state import Controls
-from mtad_jax.tree import take
+from mtad_jax.tree import pick, take
 from mtad_jax.types import Array, Bool, Float, Int
 
 
@@ -53,8 +53,7 @@ def beam_step(
     Each valid beam offers its tokens with q > 0; an ended one offers exactly one pair, itself with
     its weight unchanged, at column 0 of its row.
     """
-    batch, vocab = logq.shape[0], logq.shape[2]
-    stay = jnp.where(jnp.arange(vocab) == 0, 0.0, -jnp.inf)
+    stay = jnp.where(jnp.arange(logq.shape[2]) == 0, 0.0, -jnp.inf)
     pairs = beams.logq[:, :, None] + jnp.where(beams.ended[:, :, None], stay, logq)
     pairs = jnp.where(beams.valid[:, :, None], pairs, -jnp.inf)
     if noise is None:
@@ -63,7 +62,7 @@ def beam_step(
         # Gumbel top-W: draws without replacement in proportion to exp(pairs).
         score = jnp.where(pairs > -jnp.inf, pairs + noise, -jnp.inf)
         _, parent, token = _top_pairs(score, width)
-        weight = take(pairs.reshape(batch, -1), parent * vocab + token)
+        weight = pick(pairs, parent, token)
     valid, filler = weight > -jnp.inf, take(beams.ended, parent)
     filler &= valid
     ended = filler | (valid & controls.is_end(token))

@@ -10,7 +10,7 @@ from mtad_jax import keys as rng
 from mtad_jax.decode.state import Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import Verdict
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, path_to, take
+from mtad_jax.tree import Draft, path_to, pick, take
 from mtad_jax.types import Array, Float, Int
 
 
@@ -51,8 +51,8 @@ def commit(
     done |= jnp.any(committed & controls.is_end(block), axis=1)
 
     trace = Trace(
-        logp=_at(logp, after, block),
-        logp_raw=_at(logits, after, block) - take(jax.nn.logsumexp(logits, axis=-1), after),
+        logp=pick(logp, after, block),
+        logp_raw=pick(logits, after, block) - take(jax.nn.logsumexp(logits, axis=-1), after),
         round=jnp.broadcast_to(state.rounds, block.shape),
         place=jnp.where(place < count[:, None], place + 1, 0),
         candidate=jnp.where(place == 0, jnp.minimum(draft.length, room)[:, None], 0),
@@ -70,12 +70,6 @@ def commit(
         target_cache=target_cache,
         draft_cache=draft_cache,
     )
-
-
-def _at(values: Float[Array, "B N V"], node: Array, token: Array) -> Float[Array, "B M"]:
-    """Return `values[b, node, token]`."""
-    flat = values.reshape(values.shape[0], -1)
-    return take(flat, node * values.shape[-1] + token)
 
 
 def _write(buffer: Array, block: Array, at: Int[Array, " B"]) -> Array:

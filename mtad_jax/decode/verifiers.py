@@ -6,7 +6,7 @@ from flax import struct
 from mtad_jax import keys as rng
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.strategy import Verdict
-from mtad_jax.tree import Draft, node_logp, path_sum, take
+from mtad_jax.tree import Draft, node_logp, path_sum, pick, take
 from mtad_jax.types import Array, Float, Int, Key
 
 
@@ -124,7 +124,5 @@ def _verdict(leaf: Int[Array, " B"], logp: Float[Array, "B N V"]) -> Verdict:
 def _drawn_logq(draft: Draft) -> Float[Array, "B K"]:
     """Return log q of each drafted token of a chain."""
     assert draft.logq is not None
-    return take(
-        draft.logq.reshape(draft.tokens.shape[0], -1),
-        jnp.arange(draft.max_depth) * draft.logq.shape[-1] + draft.tokens[:, 1:],
-    )
+    step = jnp.broadcast_to(jnp.arange(draft.max_depth), draft.tokens[:, 1:].shape)
+    return pick(draft.logq, step, draft.tokens[:, 1:])
