@@ -31,6 +31,7 @@ from experiments.settings import (
     read_warp,
 )
 from mtad_jax import cli, recipes
+from mtad_jax.decode.strategy import Request
 from mtad_jax.warp import Warp
 
 LOWER_TEMPERATURES = (0.7, 0.5)  # shares of the temperature, shown beside MTAD for honesty
@@ -136,7 +137,7 @@ def _read_rules(values: flags.FlagValues) -> list[Rule]:
     warp = read_warp(values)
     rules = make_rules(warp, depths, widths, values.tau)
     for rule in rules:
-        rule.strategy.check(2**31, rule.warp.top_k)
+        rule.strategy.check(Request(top_k=rule.warp.top_k, draft_top_k=rule.warp.top_k))
     return rules
 
 
@@ -150,7 +151,8 @@ def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Ben
     prompts = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
     ids = []
     for rule in rules:
-        rule.strategy.check(pipe.target.lm.vocab_size, rule.warp.top_k)
+        top_k, vocab = rule.warp.top_k, pipe.target.lm.vocab_size
+        rule.strategy.check(Request(vocab=vocab, top_k=top_k, draft_top_k=top_k))
         ids = encode_prompts(
             pipe, prompts, strategy=rule.strategy, max_new_tokens=values.max_new_tokens
         )

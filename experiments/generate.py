@@ -37,6 +37,7 @@ from experiments.settings import (
     read_settings,
 )
 from mtad_jax import cli
+from mtad_jax.decode.strategy import Request
 from mtad_jax.pipeline import Completion, Pipeline
 
 SOURCES = ("prompt", "prompt_ids", "prompts")
@@ -80,7 +81,8 @@ def generate(values: flags.FlagValues) -> int:
         writer.check()
     pipe = load_models(values)
     vocab = pipe.target.lm.vocab_size
-    settings.strategy.check(vocab, settings.warp.top_k)
+    top_k = settings.warp.top_k
+    settings.strategy.check(Request(vocab=vocab, top_k=top_k, draft_top_k=top_k))
     if any(i >= vocab for i in settings.eos_id or ()):
         raise ValueError(f"--eos_id={max(settings.eos_id or ())} is outside [0, {vocab - 1}]")
     if settings.stop and pipe.target.tokenizer is None:

@@ -110,14 +110,14 @@ class Bench:
             self.pipe.target.lm,
             [self.prompts[prompt]],
             [len(self.prompts[prompt])],
-            rule.strategy,
-            self.pipe.draft.lm if self.pipe.draft else None,
-            rule.warp,
-            self.max_new_tokens,
-            self.pipe.target.eos_ids,
-            self.seed,
-            [prompt],
-            bucket(longest + self.max_new_tokens + scratch),
+            strategy=rule.strategy,
+            draft=self.pipe.draft.lm if self.pipe.draft else None,
+            warp=rule.warp,
+            max_new_tokens=self.max_new_tokens,
+            eos_id=self.pipe.target.eos_ids,
+            seed=self.seed,
+            row_ids=[prompt],
+            slots=bucket(longest + self.max_new_tokens + scratch),
         )
         call = dataclasses.replace(call, prompt_width=bucket(longest))
         # Committed, as the states that the loop gives back are: one program for both calls.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtad_jax.decode.generate import check_positions
+from mtad_jax.decode.checks import check_positions
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.pipeline import Pipeline
 

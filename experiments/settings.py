@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from mtad_jax import recipes
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.strategy import Request, Strategy
 from mtad_jax.pipeline import Pipeline
 from mtad_jax.warp import Warp, check_warp
 
@@ -166,7 +166,7 @@ def read_strategy(values: flags.FlagValues) -> Strategy:
         )
     # Against a vocabulary without limit: the real one is not known before the models are.
     top_k = TOP_K if values.top_k is None else values.top_k
-    strategy.check(2**31, max(top_k, 0))
+    strategy.check(Request(top_k=max(top_k, 0), draft_top_k=max(top_k, 0)))
     return strategy
 
 

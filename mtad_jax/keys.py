@@ -13,10 +13,12 @@ DRAFT, ACCEPT, BONUS = range(3)
 """Purposes of a draw within one round."""
 
 
-def row_keys(seed: int | Int[Array, ""], row_ids: Int[Array, " B"]) -> Key[Array, " B"]:
-    """Return one key a row: row `row_ids[b]` of stream `seed`."""
-    key = jax.random.key(seed)
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(row_ids)
+def row_keys(
+    seed: int | Int[Array, ""] | Int[Array, " B"], row_ids: Int[Array, " B"]
+) -> Key[Array, " B"]:
+    """Return one key a row: row `row_ids[b]` of stream `seed`, or `seed[b]`."""
+    seeds = jnp.broadcast_to(jnp.asarray(seed), row_ids.shape)
+    return jax.vmap(lambda s, row: jax.random.fold_in(jax.random.key(s), row))(seeds, row_ids)
 
 
 def round_keys(
@@ -28,6 +30,11 @@ def round_keys(
         return jax.random.fold_in(jax.random.fold_in(key, n), 1024 * purpose + step)
 
     return jax.vmap(fold)(keys, length)
+
+
+def fold(keys: Key[Array, " B"], step: int) -> Key[Array, " B"]:
+    """Return further keys of the same purpose, for draws of another kind."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
 
 
 def gumbel(keys: Key[Array, " B"], shape: tuple[int, ...]) -> Float[Array, "B ..."]:

@@ -23,8 +23,9 @@ class Draft:
       reference: [B, N] log q of the candidate x*, summed over its first depth(node) tokens; what
         the joint rules compare the node's path with. Minus infinity nowhere.
       length: [B] tokens of the candidate x* (no fillers): what `drafted` counts.
-      logq: [B, N - 1, V] warped draft distribution that node i + 1 was drawn from; None where the
-        nodes were chosen, not drawn: then no lossless rule can use them.
+      logq: [B, M, V] warped draft distribution after node i, which the children of node i were
+        drawn from, for the M nodes above the deepest level; None where the nodes were chosen, not
+        drawn: then no lossless rule can use them.
       window: [B, N, N] which nodes each node sees: its ancestors and itself; None for a chain.
       slot: [B, N] scratch slot of each node in the draft model's cache; None: the node's own index.
       depth: level of each node; static.
@@ -38,7 +39,7 @@ class Draft:
     filler: Bool[Array, "B N"]
     reference: Float[Array, "B N"]
     length: Int[Array, " B"]
-    logq: Float[Array, "B N-1 V"] | None
+    logq: Float[Array, "B M V"] | None
     window: Bool[Array, "B N N"] | None
     slot: Int[Array, "B N"] | None
     depth: tuple[int, ...] = struct.field(pytree_node=False)

@@ -1,4 +1,4 @@
-"""Logits to log-probabilities, for all models: temperature, then top-k, then top-p."""
+"""Logits to log-probabilities, for all models: temperature, top-k, top-p, min-p."""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,13 @@ class Warp:
         Traced: changing it compiles nothing.
       top_p: in falling order a token is kept while the mass before it is below `top_p`; the first
         always; at or above 1: all. Traced.
+      min_p: tokens less likely than `min_p` times the likeliest are cut; 0: none. Traced.
       top_k: exactly this many tokens are kept; 0 or at least V: all. Static.
     """
 
     temperature: float | Float[Array, ""] = 1.0
     top_p: float | Float[Array, ""] = 1.0
+    min_p: float | Float[Array, ""] = struct.field(default=0.0, kw_only=True)
     top_k: int = struct.field(pytree_node=False, default=0)
 
 
@@ -30,8 +32,8 @@ def check_warp(warp: Warp) -> None:
     """Check a warp on the host.
 
     Raises:
-      ValueError: negative, non-finite or vanishing temperature, `top_p` outside [0, 1], negative
-        `top_k`.
+      ValueError: negative, non-finite or vanishing temperature, `top_p` or `min_p` outside
+        [0, 1], negative `top_k`.
     """
     temperature, top_p = float(warp.temperature), float(warp.top_p)
     if not 0.0 <= temperature < float("inf"):
@@ -42,6 +44,9 @@ def check_warp(warp: Warp) -> None:
         )
     if not 0.0 <= top_p <= 1.0:
         raise ValueError(f"top_p={top_p} must be in [0, 1] (1 keeps every token)")
+    min_p = float(warp.min_p)
+    if not 0.0 <= min_p <= 1.0:
+        raise ValueError(f"min_p={min_p} must be in [0, 1] (0 keeps every token)")
     if warp.top_k < 0:
         raise ValueError(f"top_k={warp.top_k} must be >= 0 (0 keeps every token)")
 
@@ -49,7 +54,8 @@ def check_warp(warp: Warp) -> None:
 def warped_logp(logits: Float[Array, "... V"], warp: Warp) -> Float[Array, "... V"]:
     """Return the warped log-probabilities, f32, minus infinity for tokens that were cut.
 
-    Order: temperature, top-k, renormalise, top-p, renormalise; ties go to the lowest id. Differs
+    Order: temperature, top-k, renormalise, top-p, renormalise, min-p (arXiv 2407.01082; it looks at
+    ratios, so what was cut before does not matter), renormalise; ties go to the lowest id. Differs
     from Hugging Face, which keeps all ties at the k-th logit and the highest ids inside top-p.
     """
     vocab = logits.shape[-1]
@@ -60,14 +66,15 @@ def warped_logp(logits: Float[Array, "... V"], warp: Warp) -> Float[Array, "... 
     # (50 / 0.001 is rounded to 0.004, and so would be every log-probability).
     scaled = logits - jnp.max(logits, axis=-1, keepdims=True)
     scaled /= jnp.where(greedy, 1.0, temperature)
+    least = jnp.log(jnp.asarray(warp.min_p, jnp.float32))
     if 0 < warp.top_k < vocab:
-        kept, norm = _top_k_top_p(scaled, warp.top_k, warp.top_p)
+        kept, norm = _top_k_top_p(scaled, warp.top_k, warp.top_p, least)
     else:
         # A sort of the whole vocabulary is dear; top_p = 1 needs none.
         kept, norm = jax.lax.cond(
             jnp.asarray(warp.top_p) < 1,
-            lambda x: _top_k_top_p(x, vocab, warp.top_p),
-            lambda x: (jnp.ones(x.shape, bool), jax.nn.logsumexp(x, axis=-1)),
+            lambda x: _top_k_top_p(x, vocab, warp.top_p, least),
+            lambda x: (x >= least, jax.nn.logsumexp(jnp.where(x >= least, x, -jnp.inf), axis=-1)),
             scaled,
         )
     logp = jnp.where(kept, scaled - norm[..., None], -jnp.inf)
@@ -76,7 +83,10 @@ def warped_logp(logits: Float[Array, "... V"], warp: Warp) -> Float[Array, "... 
 
 
 def _top_k_top_p(
-    scaled: Float[Array, "... V"], k: int, top_p: float | Float[Array, ""]
+    scaled: Float[Array, "... V"],
+    k: int,
+    top_p: float | Float[Array, ""],
+    least: Float[Array, ""],
 ) -> tuple[Bool[Array, "... V"], Float[Array, "..."]]:
     """Return which tokens stay, and the log of their mass (the normaliser)."""
     values, ids = jax.lax.top_k(scaled, k)  # falling; ties: lowest id first
@@ -84,6 +94,7 @@ def _top_k_top_p(
     before = jnp.concatenate([jnp.zeros_like(mass[..., :1]), mass[..., :-1]], axis=-1)
     # At top_p >= 1 nothing is summed: the rounding of the sum would cut the tail.
     stays = (before < top_p) | (jnp.asarray(top_p) >= 1) | (jnp.arange(k) == 0)
+    stays &= values >= least  # the largest is 0, and no min-p is above 1
     last = jnp.sum(stays, axis=-1, keepdims=True) - 1
     last_value = jnp.take_along_axis(values, last, axis=-1, mode="clip")
     last_id = jnp.take_along_axis(ids, last, axis=-1, mode="clip")

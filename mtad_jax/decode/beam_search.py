@@ -8,12 +8,13 @@ from flax import struct
 
 from mtad_jax import keys as rng
 from mtad_jax.decode.beams import Beams, beam_step, lattice_window
-from mtad_jax.decode.drafters import check_draw, check_width
-from mtad_jax.decode.state import Controls, DecodeState, Trace
+from mtad_jax.decode.drafters import check_draw, check_trees, check_width
+from mtad_jax.decode.law import History, extend, history, law
+from mtad_jax.decode.state import END, LENGTH, Controls, DecodeState, Trace
+from mtad_jax.decode.strategy import Request, check_draws
 from mtad_jax.models.base import BoundLM
 from mtad_jax.tree import pick, take
 from mtad_jax.types import Array, Bool, Float, Int
-from mtad_jax.warp import warped_logp
 
 
 @struct.dataclass
@@ -25,6 +26,7 @@ class BeamState:
       window: [B, W, S] the scratch slots that each place's path went through.
       token, parent: [B, R, W] last token and parent place of every place of every round.
       logp, logp_raw: [B, R, W] log-probability of that token, warped and un-warped.
+      past: what the controls know of each place's path.
       count: [B, W] tokens of each place's path, fillers not counted.
       rounds: [B] rounds that the row took.
     """
@@ -35,6 +37,7 @@ class BeamState:
     parent: Int[Array, "B R W"]
     logp: Float[Array, "B R W"]
     logp_raw: Float[Array, "B R W"]
+    past: History
     count: Int[Array, "B W"]
     rounds: Int[Array, " B"]
 
@@ -69,12 +72,25 @@ class BeamSearch:
         """W slots a round: beams are never copied."""
         return self.width * max_new_tokens
 
-    def check(self, vocab: int, top_k: int) -> None:
-        """Raise ValueError on settings out of range."""
-        check_width(self.width, vocab, top_k)
-        check_draw(self.draw)
+    @property
+    def lossless(self) -> bool:
+        """No: it looks for likely texts."""
+        return False
 
-    def start(self, state: DecodeState) -> DecodeState:
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
+
+    def check(self, request: Request) -> None:
+        """Raise ValueError on settings out of range."""
+        check_width(self.width, request.vocab, request.top_k)
+        check_trees(request)
+        check_draw(self.draw)
+        if self.draw == "search":
+            check_draws(request, 'use draw="sample"')
+
+    def start(self, state: DecodeState, controls: Controls, vocab: int) -> DecodeState:
         """Add the empty path in place 0; the other places are invalid."""
         batch, slots = state.tokens.shape
         shape = (batch, self.width)
@@ -93,6 +109,9 @@ class BeamSearch:
             parent=whole,
             logp=real,
             logp_raw=real,
+            past=jax.tree.map(
+                lambda x: jnp.repeat(x, self.width, axis=1), history(state, controls, vocab)
+            ),
             count=jnp.zeros(shape, jnp.int32),
             rounds=jnp.zeros((batch,), jnp.int32),
         )
@@ -114,7 +133,7 @@ class BeamSearch:
             cache=state.target_cache,
         )
         logits = logits[:, :, : target.vocab_size]
-        logp = warped_logp(logits, controls.warp)
+        logp = law(logits, old.past, controls, controls.warp)
         noise = None
         if self.draw == "sample":
             keys = rng.round_keys(state.key, state.length + at, rng.DRAFT)
@@ -127,6 +146,7 @@ class BeamSearch:
             parent=old.parent.at[:, at].set(beams.parent),
             logp=old.logp.at[:, at].set(_of_token(logp, beams)),
             logp_raw=old.logp_raw.at[:, at].set(_of_token(jax.nn.log_softmax(logits), beams)),
+            past=extend(old.past, beams.parent, beams.token, ~beams.filler),
             count=take(old.count, beams.parent) + ~beams.filler,
             rounds=old.rounds + 1,
         )
@@ -161,9 +181,17 @@ class BeamSearch:
             round=jnp.where(fresh, last, state.trace.round),  # all is committed by the last round
             place=state.trace.place,
             candidate=state.trace.candidate,
+            log_ratio=state.trace.log_ratio,
+            ending=jnp.where(fresh & (index == 0), _ending(extra, place)[:, None], 0),
         )
         tokens = put(state.tokens, along(extra.token))
         return dataclasses.replace(state, tokens=tokens, length=state.length + count, trace=trace)
+
+
+def _ending(extra: BeamState, place: Int[Array, " B"]) -> Int[Array, " B"]:
+    """Return why the text ended."""
+    ended = take(extra.beams.ended, place)
+    return jnp.where(ended, END, LENGTH)
 
 
 def _best_path(extra: BeamState) -> tuple[Int[Array, " B"], Int[Array, "B R"]]:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from mtad_jax import keys as rng
-from mtad_jax.decode.state import Controls, DecodeState, Trace
+from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED, Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import Verdict
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, path_to, pick, take
+from mtad_jax.tree import Draft, node_logp, path_sum, path_to, pick, take
 from mtad_jax.types import Array, Float, Int
 
 
@@ -47,15 +47,21 @@ def commit(
     new = jnp.minimum(count + ~ended, room)
     committed = place < new[:, None]
     length = state.length + new
-    done = state.done | (length >= state.limit)
-    done |= jnp.any(committed & controls.is_end(block), axis=1)
+    at_end = jnp.any(committed & controls.is_end(block), axis=1)
+    done = state.done | (length >= state.limit) | at_end
 
+    first = place == 0
+    joint = take(path_sum(draft, node_logp(draft, logp)), verdict.leaf)
+    log_ratio = joint - take(draft.reference, verdict.leaf)
+    ending = _ending(draft, verdict.leaf, at_end, length >= state.limit)
     trace = Trace(
         logp=pick(logp, after, block),
         logp_raw=pick(logits, after, block) - take(jax.nn.logsumexp(logits, axis=-1), after),
         round=jnp.broadcast_to(state.rounds, block.shape),
         place=jnp.where(place < count[:, None], place + 1, 0),
-        candidate=jnp.where(place == 0, jnp.minimum(draft.length, room)[:, None], 0),
+        candidate=jnp.where(first, jnp.minimum(draft.length, room)[:, None], 0),
+        log_ratio=jnp.where(first, log_ratio[:, None], 0.0),
+        ending=jnp.where(first, ending[:, None], 0),
     )
     target_cache, draft_cache = _keep_path(
         state, draft, path, target, draft_lm, target_cache, draft_cache
@@ -70,6 +76,14 @@ def commit(
         target_cache=target_cache,
         draft_cache=draft_cache,
     )
+
+
+def _ending(draft: Draft, leaf, at_end: Array, at_limit: Array) -> Int[Array, " B"]:
+    """Return why the round ended; see `state.REJECTED` and the others."""
+    depth = jnp.asarray(draft.depth)
+    deepest = jnp.max(jnp.where(draft.valid, depth, 0), axis=1)
+    ending = jnp.where(depth[leaf] < deepest, REJECTED, DEPTH)
+    return jnp.where(at_end, END, jnp.where(at_limit, LENGTH, ending))
 
 
 def _write(buffer: Array, block: Array, at: Int[Array, " B"]) -> Array:

@@ -5,10 +5,11 @@ from flax import struct
 
 from mtad_jax import keys as rng
 from mtad_jax.decode.commit import commit
+from mtad_jax.decode.law import law, node_history
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Drafter, Verifier
+from mtad_jax.decode.strategy import Drafter, Request, Verifier
 from mtad_jax.models.base import BoundLM
-from mtad_jax.warp import warped_logp
+from mtad_jax.types import Array, Float
 
 
 @struct.dataclass
@@ -37,12 +38,22 @@ class DraftVerify:
         """Cache slots needed beyond the committed text."""
         return self.drafter.nodes
 
-    def check(self, vocab: int, top_k: int) -> None:
-        """Raise ValueError on settings out of range."""
-        self.drafter.check(vocab, top_k)
-        self.verifier.check()
+    @property
+    def lossless(self) -> bool:
+        """Whether the text has the law of sampling from the warped target."""
+        return self.verifier.lossless
 
-    def start(self, state: DecodeState) -> DecodeState:
+    @property
+    def bound(self) -> Float[Array, ""] | None:
+        """The verifier's promise of every accepted block's log-ratio, if it gives one."""
+        return getattr(self.verifier, "bound", None)
+
+    def check(self, request: Request) -> None:
+        """Raise ValueError on settings out of range."""
+        self.drafter.check(request)
+        self.verifier.check(self.drafter, request)
+
+    def start(self, state: DecodeState, controls: Controls, vocab: int) -> DecodeState:
         """Nothing is carried between rounds but the state itself."""
         return state
 
@@ -62,9 +73,10 @@ class DraftVerify:
             cache=state.target_cache,
         )
         logits = logits[:, :, : target.vocab_size]
-        logp = warped_logp(logits, controls.warp)
+        past = node_history(tree, state, controls, target.vocab_size)
+        logp = law(logits, past, controls, controls.warp)
         keys = rng.round_keys(state.key, state.length, rng.ACCEPT)
-        verdict = self.verifier.verify(tree, logp, keys, controls)
+        verdict = self.verifier.verify(tree, logp, logits, keys, controls)
         return commit(
             state,
             tree,

@@ -15,11 +15,12 @@ from mtad_jax.decode.beams import (
     first_window,
     lattice_window,
 )
+from mtad_jax.decode.law import extend, history, law
 from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.decode.strategy import Request
 from mtad_jax.models.base import BoundLM
 from mtad_jax.tree import Draft, take
 from mtad_jax.types import Array, Bool, Float, Int
-from mtad_jax.warp import warped_logp
 
 
 @struct.dataclass
@@ -41,7 +42,7 @@ class NoDraft:
         """No draft model."""
         return False
 
-    def check(self, vocab: int, top_k: int) -> None:
+    def check(self, request: Request) -> None:
         """Nothing can be out of range."""
 
     def propose(
@@ -81,7 +82,7 @@ class Chain:
         """A draft model is needed."""
         return True
 
-    def check(self, vocab: int, top_k: int) -> None:
+    def check(self, request: Request) -> None:
         """Raise ValueError on a depth below 1."""
         check_depth(self.depth)
 
@@ -90,10 +91,13 @@ class Chain:
     ) -> tuple[Draft, Any]:
         """Return a chain with the distribution that each token was drawn from."""
         assert lm is not None
-        logq, cache = last_logq(lm, state, controls)
-        tokens, dists, valid, reference = [], [], [], [jnp.zeros_like(logq[:, 0])]
+        logits, cache = last_logits(lm, state)
+        past = history(state, controls, lm.vocab_size)
+        only = jnp.zeros((state.length.shape[0], 1), jnp.int32)
+        tokens, dists, valid, reference = [], [], [], [jnp.zeros_like(logits[:, 0])]
         alive = jnp.ones(state.length.shape, bool)
         for step in range(self.depth):
+            logq = law(logits[:, None], past, controls, controls.draft_warp)[:, 0]
             keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
             token = rng.categorical(keys, logq)
             value = jnp.where(alive, take(logq, token), 0.0)
@@ -106,7 +110,8 @@ class Chain:
                     lm.params, token[:, None], positions=at[:, None], write_at=at, prefix=at,
                     window=None, cache=cache,
                 )  # fmt: skip
-                logq = warped_logp(logits[:, 0, : lm.vocab_size], controls.warp)
+                logits = logits[:, 0, : lm.vocab_size]
+                past = extend(past, only, token[:, None])
         chosen = jnp.stack(valid, axis=1)
         draft = chain_draft(state, jnp.stack(tokens, axis=1), chosen, jnp.stack(reference, axis=1))
         return dataclasses.replace(draft, logq=jnp.stack(dists, axis=1)), cache
@@ -147,10 +152,11 @@ class Beam:
         """A draft model is needed."""
         return True
 
-    def check(self, vocab: int, top_k: int) -> None:
+    def check(self, request: Request) -> None:
         """Raise ValueError on a depth, width, draw or keep out of range."""
         check_depth(self.depth)
-        check_width(self.width, vocab, top_k)
+        check_width(self.width, request.vocab, request.draft_top_k)
+        check_trees(request)
         check_draw(self.draw)
         if self.keep not in ("best", "tree"):
             raise ValueError(f"keep={self.keep!r} must be best or tree")
@@ -160,13 +166,13 @@ class Beam:
     ) -> tuple[Draft, Any]:
         """Return x* as a chain, or the whole lattice."""
         assert lm is not None
-        logq, cache = last_logq(lm, state, controls)
+        logits, cache = last_logits(lm, state)
+        logits, past = logits[:, None], history(state, controls, lm.vocab_size)
         batch = state.length.shape[0]
         beams, levels = first_beam(batch), []
         windows = [first_window(batch, self.nodes)]
-        logq = logq[:, None]  # --> [B, 1 beam, V]
         for step in range(self.depth):
-            noise = None
+            logq, noise = law(logits, past, controls, controls.draft_warp), None  # --> [B, U, V]
             if self.draw == "sample":
                 keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
                 noise = rng.gumbel(keys, logq.shape[1:])
@@ -185,16 +191,15 @@ class Beam:
                     window=windows[-1],
                     cache=cache,
                 )
-                logq = warped_logp(logits[:, :, : lm.vocab_size], controls.warp)
+                logits = logits[:, :, : lm.vocab_size]
+                past = extend(past, beams.parent, beams.token, ~beams.filler)
         if self.keep == "best":
             return _best_path(state, levels), cache
         return _lattice(state, levels, windows), cache
 
 
-def last_logq(
-    lm: BoundLM, state: DecodeState, controls: Controls
-) -> tuple[Float[Array, "B V"], Any]:
-    """Return the draft's distribution after the committed text, and its cache.
+def last_logits(lm: BoundLM, state: DecodeState) -> tuple[Float[Array, "B V"], Any]:
+    """Return the draft's logits after the committed text, and its cache.
 
     Runs the last *two* committed tokens: where a whole draft was accepted, its last token never
     went through the draft model, and this fills its slot. (A text of one token is followed by one
@@ -212,7 +217,7 @@ def last_logq(
         cache=state.draft_cache,
     )
     logits = take(logits, state.length - 1 - start)
-    return warped_logp(logits[:, : lm.vocab_size], controls.warp), cache
+    return logits[:, : lm.vocab_size], cache
 
 
 def chain_draft(
@@ -308,6 +313,15 @@ def check_width(width: int, vocab: int, top_k: int) -> None:
     if not 1 <= width <= most:
         name = f"top_k={top_k}" if top_k and top_k < vocab else f"vocabulary={vocab}"
         raise ValueError(f"width={width} must be between 1 and {name}: lower width")
+
+
+def check_trees(request: Request) -> None:
+    """Raise ValueError where a model runs chains only."""
+    if not request.trees:
+        raise ValueError(
+            "this strategy drafts a tree of tokens, and a model runs chains only (its `trees` is "
+            "False): use a strategy that drafts a chain, such as speculative"
+        )
 
 
 def check_draw(draw: str) -> None:

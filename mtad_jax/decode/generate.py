@@ -2,20 +2,55 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Required, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtad_jax.decode import checks
 from mtad_jax.decode.loop import bucket, empty_state, result_of, run
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
-from mtad_jax.warp import Warp, check_warp
+from mtad_jax.warp import Warp
 
 _ALL = np.int32(2**31 - 1)
+
+
+class Settings(TypedDict, total=False):
+    """Keyword settings that `generate`, `stream` and `Pipeline` share.
+
+    Attributes:
+      max_new_tokens: most tokens a row gets, end token included. Must be given.
+      warp: sharpening of both models' distributions; None: none.
+      draft_warp: another sharpening for the draft's; None: the target's.
+      eos_id: end token or tokens; None: only `max_new_tokens` ends a row.
+      min_new_tokens: no end token comes before a row has got so many tokens.
+      banned_ids: tokens that never come.
+      repetition_penalty: logits of tokens that the prompt or the text holds are divided by it
+        where positive and multiplied where negative, in both models; None: none. (CTRL, arXiv
+        1909.05858; as Hugging Face.)
+      samples: texts for each prompt; the rows of the result are prompt 0's samples, then prompt
+        1's, and so on.
+      seed: of the whole call; or one a prompt, which then gets the same texts in any call.
+      row_ids: [B * samples] which random stream each row uses; None: 0, 1, 2, ...
+      slots: cache slots a row; None: as few as the smallest bucket that fits.
+    """
+
+    max_new_tokens: Required[int]
+    warp: Warp | None
+    draft_warp: Warp | None
+    eos_id: int | Sequence[int] | None
+    min_new_tokens: int
+    banned_ids: Sequence[int] | None
+    repetition_penalty: float | None
+    samples: int
+    seed: int | Sequence[int]
+    row_ids: Sequence[int] | None
+    slots: int | None
 
 
 def generate(
@@ -25,12 +60,7 @@ def generate(
     *,
     strategy: Strategy,
     draft: BoundLM | None = None,
-    warp: Warp | None = None,
-    max_new_tokens: int,
-    eos_id: int | Sequence[int] | None = None,
-    seed: int = 0,
-    row_ids: Sequence[int] | None = None,
-    slots: int | None = None,
+    **settings: Unpack[Settings],
 ) -> DecodeResult:
     """Continue a batch of prompts; prefill and all rounds run in one compiled call.
 
@@ -42,24 +72,17 @@ def generate(
       prompt_length: [B] how many of them are the prompt, at least 1.
       strategy: the decoding rule; see `mtad_jax.recipes`.
       draft: the small model, for the strategies that draft.
-      warp: sharpening of both models' distributions; None: none.
-      max_new_tokens: most tokens a row gets, end token included.
-      eos_id: end token or tokens; None: only `max_new_tokens` ends a row.
-      seed: of the whole call.
-      row_ids: [B] which random stream each row uses; None: 0 ... B - 1.
-      slots: cache slots a row; None: as few as the smallest bucket that fits.
+      **settings: see `Settings`; `max_new_tokens` must be given.
 
     Returns:
       Tokens, lengths, log-probabilities and counters, on device.
 
     Raises:
-      ValueError: bad prompts, settings out of range, too few slots or positions, vocabularies
-        that differ; before anything is compiled.
+      ValueError: bad prompts, settings out of range or that contradict each other or the
+        strategy, too few slots or positions, vocabularies that differ; before anything is
+        compiled.
     """
-    call = prepare(
-        target, prompt_ids, prompt_length, strategy, draft, warp, max_new_tokens, eos_id, seed,
-        row_ids, slots,
-    )  # fmt: skip
+    call = prepare(target, prompt_ids, prompt_length, strategy=strategy, draft=draft, **settings)
     return call.result(call.advance(call.state, _ALL))
 
 
@@ -70,13 +93,8 @@ def stream(
     *,
     strategy: Strategy,
     draft: BoundLM | None = None,
-    warp: Warp | None = None,
-    max_new_tokens: int,
-    eos_id: int | Sequence[int] | None = None,
-    seed: int = 0,
-    row_ids: Sequence[int] | None = None,
-    slots: int | None = None,
     rounds: int = 1,
+    **settings: Unpack[Settings],
 ) -> Iterator[DecodeResult]:
     """Like `generate`, but yield the text so far after every `rounds` rounds.
 
@@ -88,10 +106,7 @@ def stream(
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be >= 1: rounds between two items")
-    call = prepare(
-        target, prompt_ids, prompt_length, strategy, draft, warp, max_new_tokens, eos_id, seed,
-        row_ids, slots,
-    )  # fmt: skip
+    call = prepare(target, prompt_ids, prompt_length, strategy=strategy, draft=draft, **settings)
     return _stream(call, rounds)
 
 
@@ -131,148 +146,67 @@ class Call:
 
 
 def prepare(
-    target, prompt_ids, prompt_length, strategy, draft, warp, max_new_tokens, eos_id, seed,
-    row_ids, slots,
-) -> Call:  # fmt: skip
+    target: BoundLM,
+    prompt_ids: Int[Array | np.ndarray, "B P"] | Sequence[Sequence[int]],
+    prompt_length: Int[Array | np.ndarray, " B"] | Sequence[int],
+    *,
+    strategy: Strategy,
+    draft: BoundLM | None = None,
+    **settings: Unpack[Settings],
+) -> Call:
     """Check everything on the host and build the state before prefill.
 
-    Takes `generate`'s arguments. For those who drive the loop themselves, as the benchmark does
-    to time prefill and decoding apart.
-
-    Raises:
-      ValueError: as `generate`.
+    For those who drive the loop themselves, as the benchmark does to time prefill and decoding
+    apart; arguments and errors are `generate`'s.
     """
-    warp = Warp() if warp is None else warp
-    check_warp(warp)
+    unknown = settings.keys() - Settings.__annotations__.keys()
+    if unknown or "max_new_tokens" not in settings:
+        wrong = f"unknown {', '.join(sorted(unknown))}" if unknown else "max_new_tokens is missing"
+        raise TypeError(f"settings: {wrong}: give {', '.join(Settings.__annotations__)}")
     vocab = target.vocab_size
-    strategy.check(vocab, warp.top_k)
-    if max_new_tokens < 1 or max_new_tokens != int(max_new_tokens):
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be a whole number >= 1")
-    ids, length = check_prompts(prompt_ids, prompt_length, vocab)
-    draft = check_draft(target, draft, strategy)
+    ids, length = checks.check_prompts(prompt_ids, prompt_length, vocab)
+    draft = checks.check_draft(target, draft, strategy)
+    warp, own = settings.get("warp") or Warp(), settings.get("draft_warp")
+    penalty = settings.get("repetition_penalty")
+    samples = checks.check_count("samples", settings.get("samples", 1), 1)
+    checks.check_rule(
+        strategy, target, draft, shortest=int(length.min()), samples=samples, warp=warp,
+        draft_warp=own, penalty=penalty,
+    )  # fmt: skip
+    new = checks.check_count("max_new_tokens", settings["max_new_tokens"], 1)
+    least = checks.check_count("min_new_tokens", settings.get("min_new_tokens", 0), 0)
+    checks.check_lengths(least, new)
+    ends = checks.check_ends(settings.get("eos_id"), vocab)
+    banned = checks.check_banned(settings.get("banned_ids"), ends, vocab, least)
+    seed, rows = checks.check_seeds(
+        settings.get("seed", 0), settings.get("row_ids"), len(ids), samples
+    )
     longest = int(length.max())
-    check_positions(target, draft, longest, max_new_tokens, strategy.depth)
-    slots = check_slots(slots, longest, max_new_tokens, strategy.scratch(max_new_tokens))
+    checks.check_positions(target, draft, longest, new, strategy.depth)
+    slots = checks.check_slots(settings.get("slots"), longest, new, strategy.scratch(new))
     width = min(bucket(longest), slots)
     ids = np.pad(ids[:, :longest], ((0, 0), (0, width - longest)))
-    rows = np.arange(len(ids)) if row_ids is None else np.asarray(row_ids)
-    if rows.dtype.kind not in "iu":
-        raise ValueError(f"row_ids has dtype {rows.dtype}: give one integer a row")
-    if rows.shape != length.shape:
-        raise ValueError(f"row_ids has shape {rows.shape}, not one id for each of {len(ids)} rows")
-    if not isinstance(seed, int | np.integer):
-        raise ValueError(f"seed={seed!r} must be an integer")
-    ends = check_ends(eos_id, vocab)
+    ids, length = np.repeat(ids, samples, axis=0), np.repeat(length, samples)
+    controls = Controls(
+        warp=warp,
+        draft_warp=warp if own is None else own,
+        eos_ids=jnp.asarray(ends, jnp.int32),
+        banned=banned,
+        penalty=None if penalty is None else jnp.float32(penalty),
+        min_length=jnp.asarray(length + np.int32(least)) if least else None,
+    )
     # Python floats would be weakly typed and compile a second program beside arrays.
-    strategy, warp = jax.tree.map(jnp.float32, (strategy, warp))
+    strategy, controls = jax.tree.map(_strong, (strategy, controls))
     state = empty_state(
-        target, draft, strategy, ids, length, length + np.int32(max_new_tokens),
-        np.uint32(int(seed) % 2**32), rows.astype(np.int32), slots=slots,
+        target, draft, strategy, controls, ids, length, length + np.int32(new), seed, rows,
+        slots=slots,
     )  # fmt: skip
     leaf = jax.tree.leaves(target.params)[0]
     if leaf.committed and len(leaf.devices()) == 1:
         # `run` gives its state back committed; given an uncommitted one it would compile twice.
         state = jax.device_put(state, leaf.sharding)
-    controls = Controls(warp, jnp.asarray(ends, jnp.int32))
-    return Call(
-        target, draft, strategy, controls, state, jnp.asarray(length), width, max_new_tokens
-    )
+    return Call(target, draft, strategy, controls, state, jnp.asarray(length), width, new)
 
 
-def check_prompts(prompt_ids, prompt_length, vocab: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return prompts as int32 arrays.
-
-    Raises:
-      ValueError: not [B, P] integers, lengths out of range, ids outside the vocabulary.
-    """
-    try:
-        ids, length = np.asarray(prompt_ids), np.asarray(prompt_length)
-    except ValueError as error:  # numpy does not say which argument
-        raise ValueError(
-            "prompt_ids or prompt_length has rows of different lengths: give integers [B, P] and "
-            "[B], prompts padded on the right with anything"
-        ) from error
-    if ids.ndim != 2 or ids.dtype.kind not in "iu" or 0 in ids.shape:
-        raise ValueError(
-            f"prompt_ids has shape {ids.shape} and dtype {ids.dtype}: give integers [B, P]"
-        )
-    if length.shape != ids.shape[:1] or length.dtype.kind not in "iu":
-        raise ValueError(f"prompt_length has shape {length.shape}, not ({ids.shape[0]},) integers")
-    for row, n in enumerate(length):
-        if not 1 <= n <= ids.shape[1]:
-            raise ValueError(
-                f"prompt_length[{row}]={n} must be in [1, {ids.shape[1]}]: an empty prompt needs "
-                "at least a start token"
-            )
-        bad = ids[row, :n][(ids[row, :n] < 0) | (ids[row, :n] >= vocab)]
-        if bad.size:
-            raise ValueError(f"prompt_ids[{row}] holds id {bad[0]}, outside [0, {vocab - 1}]")
-    return np.clip(ids, 0, vocab - 1).astype(np.int32), length.astype(np.int32)
-
-
-def check_ends(eos_id: int | Sequence[int] | None, vocab: int) -> np.ndarray:
-    """Return the end tokens as an array, empty for None.
-
-    Raises:
-      ValueError: not integers, or outside the vocabulary.
-    """
-    ends = np.atleast_1d(np.asarray([] if eos_id is None else eos_id))
-    if ends.size and ends.dtype.kind not in "iu":
-        raise ValueError(f"eos_id={eos_id!r} must be a token id or a list of them")
-    for end in ends:
-        if not 0 <= end < vocab:
-            raise ValueError(f"eos_id={end} is outside [0, {vocab - 1}]: give the model's own end")
-    return ends.astype(np.int32)
-
-
-def check_draft(target: BoundLM, draft: BoundLM | None, strategy: Strategy) -> BoundLM | None:
-    """Return the draft if the strategy uses one.
-
-    Raises:
-      ValueError: a draft is needed and missing; vocabularies differ.
-    """
-    if not strategy.needs_draft:
-        return None
-    if draft is None:
-        raise ValueError("draft=None: this strategy drafts; give draft=<BoundLM>")
-    if draft.vocab_size != target.vocab_size:
-        raise ValueError(
-            f"draft vocabulary {draft.vocab_size} != target vocabulary {target.vocab_size}: both "
-            "models must share one tokenizer"
-        )
-    return draft
-
-
-def check_positions(
-    target: BoundLM, draft: BoundLM | None, prompt: int, new: int, depth: int
-) -> None:
-    """Check the deepest position of the last round.
-
-    Raises:
-      ValueError: it is past what either model was made for.
-    """
-    need = prompt + new + max(depth - 1, 0)
-    for name, lm in (("target", target), ("draft", draft)):
-        if lm is not None and need > lm.model.max_positions:
-            raise ValueError(
-                f"positions={lm.model.max_positions} of the {name} < {need} = prompt {prompt} + "
-                f"new {new} + look-ahead {max(depth - 1, 0)}: lower max_new_tokens or shorten "
-                "the prompt"
-            )
-
-
-def check_slots(slots: int | None, prompt: int, new: int, scratch: int) -> int:
-    """Return the cache size.
-
-    Raises:
-      ValueError: fewer slots asked for than a call can touch.
-    """
-    need = prompt + new + scratch
-    if slots is None:
-        return bucket(need)
-    if slots < need:
-        raise ValueError(
-            f"slots={slots} < {need} = prompt {prompt} + new {new} + scratch {scratch}: lower "
-            "max_new_tokens or raise slots"
-        )
-    return slots
+def _strong(x: float | Array) -> Array:
+    return jnp.float32(x) if isinstance(x, float | int) else jnp.asarray(x)

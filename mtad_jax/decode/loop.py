@@ -34,10 +34,11 @@ def empty_state(
     target: BoundLM,
     draft: BoundLM | None,
     strategy: Strategy,
+    controls: Controls,
     prompt_ids: Int[Array, "B P"],
     prompt_length: Int[Array, " B"],
     limit: Int[Array, " B"],
-    seed: Int[Array, ""],
+    seed: Int[Array, " B"],
     row_ids: Int[Array, " B"],
     *,
     slots: int,
@@ -56,13 +57,13 @@ def empty_state(
         done=limit <= prompt_length,
         key=rng.row_keys(seed, row_ids),
         rounds=jnp.zeros((), jnp.int32),
-        trace=Trace(logp=real, logp_raw=real, round=whole, place=whole, candidate=whole),
+        trace=Trace(real, real, whole, whole, whole, real, whole),
         target_cache=cache(target),
         draft_cache=None if draft is None else cache(draft),
         extra=None,
         started=jnp.zeros((), bool),
     )
-    return strategy.start(state)
+    return strategy.start(state, controls, target.vocab_size)
 
 
 @functools.partial(jax.jit, static_argnames=("prompt_width",), donate_argnames=("state",))
@@ -150,4 +151,6 @@ def result_of(
         return jnp.where(inside, jnp.take_along_axis(buffer, index, axis=1), 0)
 
     trace = jax.tree.map(cut, state.trace)
-    return DecodeResult(cut(state.tokens), length, state.done, trace, strategy.depth)
+    return DecodeResult(
+        cut(state.tokens), length, state.done, trace, strategy.bound, strategy.depth
+    )

@@ -45,6 +45,8 @@ class DecodeResult:
       length: [B] how many of them are text.
       done: [B] whether the row has ended; False only in the items of a stream.
       trace: [B, M] what is known of each; 0 past the row's length.
+      bound: [] what the log-ratio of every accepted block is above (log tau); None where the rule
+        promises nothing.
       depth: K of the strategy; static.
     """
 
@@ -52,6 +54,7 @@ class DecodeResult:
     length: Int[Array, " B"]
     done: Bool[Array, " B"]
     trace: Trace
+    bound: Float[Array, ""] | None
     depth: int = struct.field(pytree_node=False)
 
     def stats(self, length: Int[np.ndarray, " B"] | None = None) -> DecodeStats:

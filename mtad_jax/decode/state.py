@@ -11,15 +11,24 @@ from mtad_jax.warp import Warp
 
 @struct.dataclass
 class Controls:
-    """Settings of one call that every strategy honours. All traced but `warp.top_k`.
+    """Settings of one call that every strategy honours. All traced but the warps' top-k.
 
     Attributes:
-      warp: sharpening of both models' distributions.
+      warp: sharpening of the target's distributions.
+      draft_warp: sharpening of the draft's.
       eos_ids: [E] the end tokens; E may be 0.
+      banned: [V] tokens that neither model may give; None: all may come.
+      penalty: logits of tokens in the text are divided by it where positive and multiplied where
+        negative, in both models; None: no repetition penalty.
+      min_length: [B] length, prompt included, below which no end token may come; None: none.
     """
 
     warp: Warp
+    draft_warp: Warp
     eos_ids: Int[Array, " E"]
+    banned: Bool[Array, " V"] | None = None
+    penalty: Float[Array, ""] | None = None
+    min_length: Int[Array, " B"] | None = None
 
     def is_end(self, tokens: Int[Array, "..."]) -> Bool[Array, "..."]:
         """Say which tokens end a text."""
@@ -36,6 +45,10 @@ class Trace:
       round: round that committed the token, from 0 on in every row.
       place: i where it was the i-th drafted token of its round, 0 where it was the bonus.
       candidate: at the first token of a round, the length of the round's candidate x*; else 0.
+      log_ratio: at the first token of a round, log p - log q of what it accepted, before the
+        row's limit cut it: log q is the reference of the accepted node (`Draft.reference`); else 0.
+      ending: at the first token of a round, why the round ended there (REJECTED, DEPTH, END or
+        LENGTH); else 0.
     """
 
     logp: Float[Array, "B S"]
@@ -43,6 +56,13 @@ class Trace:
     round: Int[Array, "B S"]
     place: Int[Array, "B S"]
     candidate: Int[Array, "B S"]
+    log_ratio: Float[Array, "B S"]
+    ending: Int[Array, "B S"]
+
+
+REJECTED, DEPTH, END, LENGTH = range(1, 5)
+"""Why a round ended: a drafted token was not accepted; all that was drafted was accepted; the text
+ended; the row's limit was reached. END goes before LENGTH, both before the others."""
 
 
 @struct.dataclass

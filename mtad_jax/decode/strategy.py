@@ -1,5 +1,6 @@
 """The small protocols that a decoding rule is made of."""
 
+import dataclasses
 from typing import Any, Protocol
 
 from flax import struct
@@ -8,6 +9,41 @@ from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.base import BoundLM
 from mtad_jax.tree import Draft
 from mtad_jax.types import Array, Float, Int, Key
+
+UNKNOWN = 2**31  # of a size that is not known yet: nothing is refused because of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a rule, as far as it is known: what `check` may refuse.
+
+    Attributes:
+      vocab: token ids of both models.
+      top_k, draft_top_k: tokens that the target's and the draft's warp keep; 0: all.
+      shortest: tokens of the shortest prompt.
+      samples: texts for each prompt.
+      penalty: whether a repetition penalty is asked for.
+      own_warp: whether the draft is to be warped in another way than the target.
+      trees: whether both models can run trees of tokens.
+    """
+
+    vocab: int = UNKNOWN
+    top_k: int = 0
+    draft_top_k: int = 0
+    shortest: int = UNKNOWN
+    samples: int = 1
+    penalty: bool = False
+    own_warp: bool = False
+    trees: bool = True
+
+
+def check_draws(request: Request, cure: str) -> None:
+    """Raise ValueError where several samples are asked of a rule that draws nothing."""
+    if request.samples > 1:
+        raise ValueError(
+            f"samples={request.samples}: this strategy draws nothing, so all would be the same "
+            f"text: {cure} or ask for one sample"
+        )
 
 
 @struct.dataclass
@@ -41,8 +77,8 @@ class Drafter(Protocol):
         """Whether a draft model must be given."""
         ...
 
-    def check(self, vocab: int, top_k: int) -> None:
-        """Raise ValueError on settings that this vocabulary or top-k cannot honour."""
+    def check(self, request: Request) -> None:
+        """Raise ValueError on settings out of range, or that cannot honour the request."""
         ...
 
     def propose(
@@ -55,18 +91,28 @@ class Drafter(Protocol):
 class Verifier(Protocol):
     """Decides how much of a draft stays, from the target's warped log-probabilities."""
 
-    def check(self) -> None:
-        """Raise ValueError on settings out of range."""
+    @property
+    def lossless(self) -> bool:
+        """Whether the text has the law of sampling from the warped target; on the host only."""
+        ...
+
+    def check(self, drafter: Drafter, request: Request) -> None:
+        """Raise ValueError on settings out of range, or a drafter or request it cannot honour."""
         ...
 
     def verify(
         self,
         draft: Draft,
         logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
-        """Judge a draft; `logp[b, n]` is the target's distribution after node n's path."""
+        """Judge a draft.
+
+        `logp[b, n]` is the target's law after node n's path, `logits[b, n]` what it was made of;
+        the keys are for the tests of chance.
+        """
         ...
 
 
@@ -87,11 +133,21 @@ class Strategy(Protocol):
         """Cache slots needed beyond the committed text."""
         ...
 
-    def check(self, vocab: int, top_k: int) -> None:
+    @property
+    def lossless(self) -> bool:
+        """Whether the text has the law of sampling from the warped target; on the host only."""
+        ...
+
+    @property
+    def bound(self) -> Float[Array, ""] | None:
+        """What the log-ratio of every accepted block is above (log tau); None: nothing promised."""
+        ...
+
+    def check(self, request: Request) -> None:
         """Raise ValueError on settings out of range, before anything is compiled."""
         ...
 
-    def start(self, state: DecodeState) -> DecodeState:
+    def start(self, state: DecodeState, controls: Controls, vocab: int) -> DecodeState:
         """Add what the strategy carries between rounds (`state.extra`)."""
         ...
 

@@ -5,7 +5,7 @@ from flax import struct
 
 from mtad_jax import keys as rng
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.strategy import Verdict
+from mtad_jax.decode.strategy import Drafter, Request, Verdict, check_draws
 from mtad_jax.tree import Draft, node_logp, path_sum, pick, take
 from mtad_jax.types import Array, Float, Int, Key
 
@@ -14,11 +14,21 @@ from mtad_jax.types import Array, Float, Int, Key
 class Ancestral:
     """Accepts nothing and draws the next token from the target: plain sampling. Lossless."""
 
-    def check(self) -> None:
+    @property
+    def lossless(self) -> bool:
+        """Yes, by definition."""
+        return True
+
+    def check(self, drafter: Drafter, request: Request) -> None:
         """Nothing can be out of range."""
 
     def verify(
-        self, draft: Draft, logp: Float[Array, "B N V"], keys: Key[Array, " B"], controls: Controls
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
         return _verdict(jnp.zeros_like(draft.length), logp)
@@ -28,11 +38,22 @@ class Ancestral:
 class Argmax:
     """Accepts nothing and takes the likeliest next token: greedy decoding."""
 
-    def check(self) -> None:
-        """Nothing can be out of range."""
+    @property
+    def lossless(self) -> bool:
+        """No: it takes the likeliest token."""
+        return False
+
+    def check(self, drafter: Drafter, request: Request) -> None:
+        """Raise ValueError where several samples are asked for."""
+        check_draws(request, "use sample")
 
     def verify(
-        self, draft: Draft, logp: Float[Array, "B N V"], keys: Key[Array, " B"], controls: Controls
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
         last = logp[:, 0]
@@ -50,11 +71,21 @@ class Rejection:
     Source: Leviathan et al. 2023, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318.
     """
 
-    def check(self) -> None:
+    @property
+    def lossless(self) -> bool:
+        """Yes."""
+        return True
+
+    def check(self, drafter: Drafter, request: Request) -> None:
         """Nothing can be out of range."""
 
     def verify(
-        self, draft: Draft, logp: Float[Array, "B N V"], keys: Key[Array, " B"], controls: Controls
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
         if draft.logq is None or not draft.is_chain:
@@ -90,17 +121,32 @@ class JointThreshold:
 
     tau: float | Float[Array, ""]
 
-    def check(self) -> None:
+    @property
+    def lossless(self) -> bool:
+        """No: the joint rule trades the target's law for likelier blocks."""
+        return False
+
+    @property
+    def bound(self) -> Float[Array, ""]:
+        """Log tau, which the log-ratio of every accepted block is above."""
+        return jnp.log(self.tau)
+
+    def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on tau at or below 0."""
         if not float(self.tau) > 0:
             raise ValueError(f"tau={float(self.tau)} must be > 0 (the paper uses 0.1 to 0.5)")
 
     def verify(
-        self, draft: Draft, logp: Float[Array, "B N V"], keys: Key[Array, " B"], controls: Controls
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
         joint = path_sum(draft, node_logp(draft, logp))
-        passes = draft.valid & (joint - draft.reference > jnp.log(self.tau))
+        passes = draft.valid & (joint - draft.reference > self.bound)
         if draft.is_chain:  # fillers add 0 to both sums; the leaf may as well be the text's end
             depth = jnp.max(jnp.where(passes, jnp.asarray(draft.depth), 0), axis=1)
             return _verdict(depth, logp)

@@ -30,6 +30,11 @@ class CausalLM(Protocol):
         """Positions 0 ... max_positions - 1 are meaningful to the model."""
         ...
 
+    @property
+    def trees(self) -> bool:
+        """Whether `apply` takes a `window`, as rules that draft a tree of tokens need."""
+        ...
+
     def init_cache(self, batch: int, slots: int, dtype: jnp.dtype) -> Any:
         """Return an empty cache with `slots` places a row."""
         ...
@@ -100,6 +105,11 @@ class LinenLM:
     def max_positions(self) -> int:
         """Positions 0 ... max_positions - 1 are meaningful to the model."""
         return self.config.max_positions
+
+    @property
+    def trees(self) -> bool:
+        """Trees can be run."""
+        return True
 
     def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
         """Return random parameters, unboxed, cast to `dtype`."""

@@ -40,11 +40,13 @@ class TableLM:
       rows: rows of the table, at most 4096 (the sum stays within int32); primes hash best.
       vocab_size: V.
       max_positions: positions that a call may use.
+      trees: False: `apply` refuses a window, as a model that runs chains only would.
     """
 
     rows: int
     vocab_size: int
     max_positions: int = 4096
+    trees: bool = True
 
     def init_cache(self, batch: int, slots: int, dtype: jnp.dtype) -> TableCache:
         """Return a cache full of what nobody may read."""
@@ -63,6 +65,8 @@ class TableLM:
         cache: TableCache,
     ) -> tuple[Float[Array, "B T V"], TableCache]:
         """Run T tokens a row; see `CausalLM.apply`."""
+        if window is not None and not self.trees:
+            raise ValueError("this model runs chains only: no window")
         slot = write_at[:, None] + jnp.arange(tokens.shape[1])
         cache = TableCache(_put(cache.token, tokens, slot), _put(cache.position, positions, slot))
         slots = cache.token.shape[1]

@@ -33,7 +33,7 @@ class Engine:
     def __init__(self, tables, warp: Warp, ends, depth: int, monkeypatch):
         self.target, self.draft = (table_lm(table) for table in tables)
         self.vocab, self.depth, self.ends = tables[0].shape[1], depth, ends
-        self.controls = Controls(warp, np.array(sorted(ends), np.int32))
+        self.controls = Controls(warp, warp, np.array(sorted(ends), np.int32))
         self.chains = np.array(list(itertools.product(range(self.vocab), repeat=depth)), np.int32)
         self._judge = jax.jit(self._traced)
         monkeypatch.setattr(rng, "categorical", lambda keys, logp: next(self._tokens))
@@ -54,8 +54,8 @@ class Engine:
         ids = np.tile(np.array(text + (0,) * (4 - len(text)), np.int32), (batch, 1))
         length = np.full(batch, len(text), np.int32)
         state = loop.empty_state(
-            self.target, self.draft, recipes.speculative(self.depth), ids, length, length + 9,
-            np.uint32(0), np.arange(batch), slots=SLOTS,
+            self.target, self.draft, recipes.speculative(self.depth), self.controls, ids, length,
+            length + 9, np.uint32(0), np.arange(batch), slots=SLOTS,
         )  # fmt: skip
         # Not through `run`, whose compiled programs outlive the patches.
         state = loop._prefill(self.target, self.draft, state, 4)
@@ -155,8 +155,8 @@ def test_the_enumeration_sees_a_wrong_residual(monkeypatch):
     both = tables("plain", 3)
     verify = Rejection.verify
 
-    def lossy(self, draft, logp, keys, controls):
-        verdict = verify(self, draft, logp, keys, controls)
+    def lossy(self, draft, logp, logits, keys, controls):
+        verdict = verify(self, draft, logp, logits, keys, controls)
         return Verdict(verdict.leaf, take(logp, verdict.leaf))
 
     monkeypatch.setattr(Rejection, "verify", lossy)
