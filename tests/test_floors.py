@@ -16,7 +16,7 @@ FLOORS = [
     "models.llama models.opt decode.beams decode.result decode.strategy detokenize",
     "decode.commit decode.law decode.verifiers decode.loop hf",
     "decode.drafters decode.checks hf_params",
-    "decode.draft_verify decode.beam_search decode.generate checkpoint hf_writer",
+    "decode.draft_verify decode.beam_search decode.trees decode.generate checkpoint hf_writer",
     "recipes",
     "pipeline",
     "testing.fakes testing.models testing.results",
