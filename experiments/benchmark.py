@@ -1,15 +1,16 @@
 """Speed and quality of the decoding rules side by side, batch 1.
 
-`python -m experiments.benchmark` prints a table and what it says about the project's aims. Timed is
-the decode loop alone, after warm-up, with everything waited for; prefill and compiling are measured
-apart. Rules are interleaved, and each pass over them has its own prompts, half story openings and
-half questions about databases that training has not seen. Texts end where the model ends them:
-tokens are those that a user gets.
+`python -m experiments.benchmark` prints a table and what it says about the project's aims;
+`--suite=rules` prints one of every rule. Timed is the decode loop alone, after warm-up, with
+everything waited for; prefill and compiling are measured apart. Rules are interleaved, and each
+pass over them has its own prompts: story openings, and questions about databases that training has
+not seen. Texts end where the model ends them: tokens are those that a user gets.
 """
 
 import dataclasses
 import os
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
+from experiments import benchmark_rules
 from experiments.benchmark_report import summary_lines, table_lines
 from experiments.benchmark_tasks import Task, find_stories, make_tasks
 from experiments.measure import Bench, Rule, Sample
@@ -36,6 +38,55 @@ from mtad_jax.warp import Warp
 
 LOWER_TEMPERATURES = (0.7, 0.5)  # shares of the temperature, shown beside MTAD for honesty
 BEAM_WIDTH = 4
+DEPTHS, WIDTHS = (1, 2, 3, 4, 6), (1, 2, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """A set of rules to compare, and how.
+
+    Attributes:
+      prompts, sql_prompts: in all, and how many of them are questions about databases.
+      rules: what is compared, from the flags.
+      lines: what is printed of the samples.
+    """
+
+    prompts: int
+    sql_prompts: int
+    rules: Callable[[flags.FlagValues], list[Rule]]
+    lines: Callable[[list[Rule], list[Sample], dict[str, float]], list[str]]
+
+
+def suite_of(values: flags.FlagValues) -> Suite:
+    """Return the suite that the flags ask for.
+
+    Raises:
+      ValueError: numbers of prompts out of range, or flags that mean nothing to the suite.
+    """
+    suite = SUITES[values.suite]
+    for flag in ("depths", "widths"):
+        if values.suite != "aims" and values[flag].value is not None:
+            given = ",".join(values[flag].value or ())
+            raise ValueError(
+                f"--{flag}={given} means nothing to --suite={values.suite}: leave it out or use "
+                "--suite=aims"
+            )
+    if values.prompts is not None:
+        sql = suite.sql_prompts * values.prompts // suite.prompts
+        suite = dataclasses.replace(suite, prompts=values.prompts, sql_prompts=sql)
+    if values.sql_prompts is not None:
+        suite = dataclasses.replace(suite, sql_prompts=values.sql_prompts)
+    for name in ("prompts", "repeats", "max_new_tokens"):
+        number = suite.prompts if name == "prompts" else getattr(values, name)
+        if number < 1:
+            raise ValueError(f"--{name}={number} must be >= 1")
+    if not 0 <= suite.sql_prompts <= suite.prompts:
+        raise ValueError(
+            f"--sql_prompts={suite.sql_prompts} must be between 0 and --prompts={suite.prompts}"
+        )
+    if values.repeats > suite.prompts:
+        raise ValueError(f"--repeats={values.repeats} must be <= --prompts={suite.prompts}")
+    return suite
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -43,12 +94,21 @@ def define_flags(values: flags.FlagValues) -> None:
     define_model_flags(values)
     define_warp_flags(values)
     number, items, text = flags.DEFINE_integer, flags.DEFINE_list, flags.DEFINE_string
-    number("prompts", 48, "Prompts in all, half of each kind.", flag_values=values)
+    flags.DEFINE_enum(
+        "suite", "aims", tuple(SUITES), "aims: depths and widths of speculative sampling, MTAD and "
+        "MMTAD; rules: every rule, one setting each.", flag_values=values,
+    )  # fmt: skip
+    defaults = ", ".join(f"{s.prompts} of {name}" for name, s in SUITES.items())
+    number("prompts", None, f"Prompts in all. Default: {defaults}.", flag_values=values)
+    defaults = ", ".join(f"{s.sql_prompts} of {name}" for name, s in SUITES.items())
+    number("sql_prompts", None, f"How many of them ask about databases. Default: {defaults}.",
+           flag_values=values)  # fmt: skip
     number("repeats", 6, "Passes over the rules, a share of prompts each.", flag_values=values)
     number("max_new_tokens", 100, "Most tokens a prompt gets.", flag_values=values)
     number("seed", 0, "Seed of prompts and draws.", flag_values=values)
-    items("depths", "1,2,3,4,6", "K of speculative sampling, MTAD, MMTAD.", flag_values=values)
-    items("widths", "1,2,4", "W of MTAD and MMTAD.", flag_values=values)
+    items("depths", None, f"K of speculative sampling, MTAD, MMTAD. Default: {str(DEPTHS)[1:-1]}.",
+          flag_values=values)  # fmt: skip
+    items("widths", None, f"W of MTAD and MMTAD. Default: {str(WIDTHS)[1:-1]}.", flag_values=values)
     flags.DEFINE_float("tau", TAU, "Threshold of MTAD and MMTAD.", flag_values=values)
     text("data_dir", None, "Folder with corpora/fairytaleqa/test.txt. Default: built-in openings.",
          flag_values=values)  # fmt: skip
@@ -89,12 +149,8 @@ def benchmark(values: flags.FlagValues) -> None:
       ValueError: wrong input.
       OSError: the output cannot be written.
     """
-    rules = _read_rules(values)
-    for name in ("prompts", "repeats", "max_new_tokens"):
-        if getattr(values, name) < 1:
-            raise ValueError(f"--{name}={getattr(values, name)} must be >= 1")
-    if values.repeats > values.prompts:
-        raise ValueError(f"--repeats={values.repeats} must be <= --prompts={values.prompts}")
+    suite = suite_of(values)
+    rules = _read_rules(values, suite)
     writer = None
     if values.output is not None:
         writer = RowWriter(values.output, {}, overwrite=values.overwrite)
@@ -102,14 +158,15 @@ def benchmark(values: flags.FlagValues) -> None:
     elif values.overwrite:
         raise ValueError("--overwrite needs --output=FILE.jsonl")
     data_dir = find_stories(values.data_dir)
-    tasks = make_tasks(values.prompts, values.seed, data_dir)
+    tasks = make_tasks(suite.prompts, values.seed, data_dir, suite.sql_prompts)
     bench = _open(values, tasks, rules)
     print(f"{_machine()}\n{'held-out' if data_dir else 'built-in'} stories, held-out databases")
     compile_seconds, samples = measure(bench, tasks, rules, values.repeats)
-    print("\n".join([*table_lines(rules, samples, compile_seconds), "", *summary_lines(samples)]))
+    print("\n".join(suite.lines(rules, samples, compile_seconds)))
     if writer is not None:
         with writer:
-            writer.write([_about(values, rules) | {"compile_seconds": compile_seconds}])
+            about = _about(values, suite, rules)
+            writer.write([about | {"compile_seconds": compile_seconds}])
             writer.write([dataclasses.asdict(sample) for sample in samples])
 
 
@@ -128,17 +185,40 @@ def measure(
     return compile_seconds, judged
 
 
-def _read_rules(values: flags.FlagValues) -> list[Rule]:
+def _read_rules(values: flags.FlagValues, suite: Suite) -> list[Rule]:
     """Return the rules that the flags ask for, checked."""
-    depths = sorted(set(parse_ids("depths", values.depths)))
-    widths = sorted(set(parse_ids("widths", values.widths)))
-    if max(depths) < 2:
-        raise ValueError(f"--depths={','.join(values.depths)} must hold a depth of 2 or more")
-    warp = read_warp(values)
-    rules = make_rules(warp, depths, widths, values.tau)
+    rules = suite.rules(values)
     for rule in rules:
         rule.strategy.check(Request(top_k=rule.warp.top_k, draft_top_k=rule.warp.top_k))
     return rules
+
+
+def _aims_rules(values: flags.FlagValues) -> list[Rule]:
+    """Return the rules of the suite `aims`."""
+    depths, widths = _sizes(values, "depths", DEPTHS), _sizes(values, "widths", WIDTHS)
+    if max(depths) < 2:
+        raise ValueError(f"--depths={','.join(map(str, depths))} must hold a depth of 2 or more")
+    return make_rules(read_warp(values), depths, widths, values.tau)
+
+
+def _sizes(values: flags.FlagValues, name: str, default: tuple[int, ...]) -> list[int]:
+    given = values[name].value
+    return sorted(set(default if given is None else parse_ids(name, given)))
+
+
+SUITES = {
+    "aims": Suite(
+        48, 24, _aims_rules,
+        lambda rules, samples, compile_seconds: [
+            *table_lines(rules, samples, compile_seconds), "", *summary_lines(samples)
+        ],
+    ),
+    "rules": Suite(
+        240, 200,
+        lambda values: benchmark_rules.make_rules(read_warp(values), values.tau),
+        lambda rules, samples, _: benchmark_rules.table_lines(rules, samples),
+    ),
+}  # fmt: skip
 
 
 def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Bench:
@@ -160,13 +240,15 @@ def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Ben
     return Bench(pipe, ids, kinds, values.max_new_tokens, values.seed)
 
 
-def _about(values: flags.FlagValues, rules: list[Rule]) -> dict[str, Any]:
+def _about(values: flags.FlagValues, suite: Suite, rules: list[Rule]) -> dict[str, Any]:
     """Return what the samples depend on; `data_dir` None: the built-in openings."""
-    names = ("target", "draft", "prompts", "repeats", "max_new_tokens", "seed", "tau", "data_dir")
+    names = ("suite", "target", "draft", "repeats", "max_new_tokens", "seed", "tau", "data_dir")
     warp = rules[0].warp
     return {
         "machine": _machine(),
         **{name: getattr(values, name) for name in names},
+        "prompts": suite.prompts,
+        "sql_prompts": suite.sql_prompts,
         "temperature": float(warp.temperature),
         "top_k": int(warp.top_k),
         "top_p": float(warp.top_p),

@@ -86,16 +86,19 @@ class Task:
             connection.close()
 
 
-def make_tasks(count: int, seed: int, data_dir: str | Path | None) -> list[Task]:
-    """Return `count` tasks, stories and queries in turn.
+def make_tasks(
+    count: int, seed: int, data_dir: str | Path | None, sql: int | None = None
+) -> list[Task]:
+    """Return `count` tasks, stories and queries spread evenly.
 
     Args:
       count: how many.
       seed: of their choice.
       data_dir: folder with held-out stories; None: the built-in openings, repeated as needed (a
         prompt's random stream is that of its index, so a repeat is drawn anew).
+      sql: how many of them are queries; None: half.
     """
-    queries = text_to_sql.examples("held_out", count // 2, seed)
+    queries = text_to_sql.examples("held_out", count // 2 if sql is None else sql, seed)
     needed = count - len(queries)
     if data_dir is None:
         openings: Sequence[str] = [OPENINGS[i % len(OPENINGS)] for i in range(needed)]
@@ -103,8 +106,10 @@ def make_tasks(count: int, seed: int, data_dir: str | Path | None) -> list[Task]
         openings = stories.prompts("test", needed, seed, data_dir)
     tasks = [Task("story", text) for text in openings]
     tasks += [Task("sql", example.prompt, example) for example in queries]
-    # In pairs, so that every pass gets both kinds.
-    return [tasks[i // 2 + (i % 2) * needed] for i in range(count)]
+    # Spread, so that every pass gets both kinds in the same shares.
+    place = [(i + 0.5) / needed for i in range(needed)]
+    place += [(i + 0.5) / len(queries) for i in range(len(queries))]
+    return [tasks[i] for i in sorted(range(count), key=place.__getitem__)]
 
 
 def find_stories(folder: str | None) -> Path | None:

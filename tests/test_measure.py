@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from tiny_pair import write_pair
 
-from experiments import benchmark, benchmark_report, benchmark_tasks, scores
+from experiments import benchmark, benchmark_report, benchmark_rules, benchmark_tasks, scores
 from experiments.measure import Bench, Rule, Sample
 from mtad_jax import recipes
 from mtad_jax.decode.loop import run as compiled
@@ -194,3 +194,40 @@ def test_wrong_flags(args, message, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=message):
         benchmark.benchmark(values)
     assert not list(tmp_path.iterdir())
+
+
+def test_perplexity_change_is_paired_by_prompt():
+    base = [sample(prompt=i, tokens=10, logp_raw=-10.0 * (i + 1)) for i in range(4)]
+    same = [dataclasses.replace(s, rule="other") for s in base]
+    assert benchmark_rules.perplexity_change(same, base) == (0.0, 0.0, 0.0)
+    # Every prompt a nat a token better: e^-1, without any doubt; prompts differ much more.
+    better = [dataclasses.replace(s, logp_raw=s.logp_raw + 10) for s in base]
+    got = benchmark_rules.perplexity_change(better, base)
+    assert got == pytest.approx((math.exp(-1) - 1,) * 3)
+    worse = [dataclasses.replace(s, logp_raw=s.logp_raw - 20 * (s.prompt % 2)) for s in base]
+    mean, low, high = benchmark_rules.perplexity_change(worse, base)
+    assert mean == pytest.approx(math.e - 1) and low < 0 < mean < high
+
+
+def test_tasks_of_unequal_kinds_are_spread():
+    tasks = benchmark_tasks.make_tasks(12, 0, None, sql=9)
+    kinds = [task.kind for task in tasks]
+    assert kinds.count("sql") == 9
+    assert all("story" in kinds[i : i + 4] for i in (0, 4, 8))
+
+
+def test_suite_of_rules_takes_other_numbers_and_refuses_depths():
+    def suite(*args):
+        values = flags.FlagValues()
+        benchmark.define_flags(values)
+        values(["benchmark", *args])
+        found = benchmark.suite_of(values)
+        return found.prompts, found.sql_prompts
+
+    assert suite() == (48, 24) and suite("--suite=rules") == (240, 200)
+    assert suite("--suite=rules", "--prompts=12") == (12, 10)
+    assert suite("--prompts=12", "--sql_prompts=3") == (12, 3)
+    with pytest.raises(ValueError, match="--depths=2 means nothing to --suite=rules"):
+        suite("--suite=rules", "--depths=2")
+    with pytest.raises(ValueError, match="--sql_prompts=13 must be between 0 and --prompts=12"):
+        suite("--prompts=12", "--sql_prompts=13")
