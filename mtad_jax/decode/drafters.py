@@ -42,6 +42,16 @@ class NoDraft:
         """No draft model."""
         return False
 
+    @property
+    def chain(self) -> bool:
+        """Trivially."""
+        return True
+
+    @property
+    def drawn(self) -> bool:
+        """No: nothing is."""
+        return False
+
     def check(self, request: Request) -> None:
         """Nothing can be out of range."""
 
@@ -80,6 +90,16 @@ class Chain:
     @property
     def needs_draft(self) -> bool:
         """A draft model is needed."""
+        return True
+
+    @property
+    def chain(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def drawn(self) -> bool:
+        """Yes."""
         return True
 
     def check(self, request: Request) -> None:
@@ -151,6 +171,16 @@ class Beam:
     def needs_draft(self) -> bool:
         """A draft model is needed."""
         return True
+
+    @property
+    def chain(self) -> bool:
+        """x* alone is one."""
+        return self.keep == "best"
+
+    @property
+    def drawn(self) -> bool:
+        """No: the beams choose."""
+        return False
 
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth, width, draw or keep out of range."""

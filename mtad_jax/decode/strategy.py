@@ -46,6 +46,23 @@ def check_draws(request: Request, cure: str) -> None:
         )
 
 
+def check_chain(drafter: "Drafter", rule: str) -> None:
+    """Raise ValueError where a rule for chains is given another draft."""
+    if not drafter.chain:
+        name = type(drafter).__name__
+        raise ValueError(f"drafter={name}: {rule} judges a chain, not a tree: draft with Chain")
+
+
+def check_drawn(drafter: "Drafter", rule: str) -> None:
+    """Raise ValueError where a rule needs tokens drawn from q and they were chosen."""
+    if not drafter.drawn:
+        name = type(drafter).__name__
+        raise ValueError(
+            f"drafter={name}: {rule} needs tokens drawn from q, not chosen ones: draft with Chain, "
+            "Tree or Lookup"
+        )
+
+
 @struct.dataclass
 class Verdict:
     """What a verifier decided.
@@ -75,6 +92,20 @@ class Drafter(Protocol):
     @property
     def needs_draft(self) -> bool:
         """Whether a draft model must be given."""
+        ...
+
+    @property
+    def chain(self) -> bool:
+        """Whether the draft is a chain: one node a level, no window."""
+        ...
+
+    @property
+    def drawn(self) -> bool:
+        """Whether each node is drawn from q at its parent (`Draft.logq`), siblings in draw order.
+
+        The lossless rules need it; beams and other chosen drafts are not. A tree says more of its
+        draws in `branching` (children a node, level by level) and `replace`.
+        """
         ...
 
     def check(self, request: Request) -> None:

@@ -66,6 +66,16 @@ class Tree:
         """A draft model is needed."""
         return True
 
+    @property
+    def chain(self) -> bool:
+        """No: it is run with a window, even with one child a node."""
+        return False
+
+    @property
+    def drawn(self) -> bool:
+        """Yes."""
+        return True
+
     def check(self, request: Request) -> None:
         """Raise ValueError on a branching out of range, or a model that runs chains only."""
         name = f"branching={self.branching}"
