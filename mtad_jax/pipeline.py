@@ -4,16 +4,19 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, cast
 
 import numpy as np
 
 from mtad_jax import checkpoint, tokenizers
 from mtad_jax.checkpoint import LoadedModel
 from mtad_jax.decode import generate as engine
+from mtad_jax.decode.checks import check_draft, check_ends
 from mtad_jax.decode.result import DecodeResult
+from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.detokenize import StopTrimmer
+from mtad_jax.models.base import BoundLM
 
 _ROUNDS_BETWEEN_STOP_CHECKS = 8  # stop strings are looked for on the host
 _ALL_ROUNDS = 2**31 - 1
@@ -21,7 +24,7 @@ _ALL_ROUNDS = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class RowStats:
-    """Counters of one prompt; see `mtad_jax.decode.result.DecodeStats`.
+    """Counters of one text; see `mtad_jax.decode.result.DecodeStats`.
 
     Attributes:
       rounds: calls of the target.
@@ -40,13 +43,14 @@ class RowStats:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What one prompt got.
+    """One text that a prompt got.
 
     Attributes:
       prompt_ids: the prompt, start token included.
       tokens: generated ids, end token included; cut before a stop string.
       text: their text, without special tokens; empty where there is no tokenizer.
-      logp, logp_raw: log-probability of each token under the warped and the un-warped target.
+      logp: log-probability of each token under the target with all controls: penalty, bans, warp.
+      logp_raw: log-probability of each token under the target alone.
       stats: counters, cut like the tokens.
       finish_reason: "end" (end token), "stop" (stop string) or "length".
     """
@@ -106,17 +110,21 @@ class Pipeline:
         *,
         strategy: Strategy,
         stop: Sequence[str] = (),
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> list[Completion]:
         """Continue prompts as one batch.
 
         Args:
           prompts: texts, or token ids taken as they are.
           strategy: the decoding rule; see `mtad_jax.recipes`.
-          stop: strings that end a text; it is cut right before them, and ids, log-probabilities
-            and counters with it.
-          **settings: `warp`, `max_new_tokens`, `eos_id` (None: the checkpoint's;
-            (): none), `seed`, `row_ids`, `slots`: as `mtad_jax.generate`.
+          stop: strings that end a text, each text at its own first one; it is cut right before
+            it, and ids, log-probabilities and counters with it. `min_new_tokens` holds back end
+            tokens only, not these (as Hugging Face's).
+          **settings: see `mtad_jax.decode.settings.Settings`; here `eos_id` None means the
+            checkpoint's end tokens, and () none.
+
+        Returns:
+          `len(prompts) * samples` completions: the first prompt's samples, then the second's, ...
 
         Raises:
           ValueError: as `mtad_jax.generate`; an empty prompt; text without a tokenizer.
@@ -131,7 +139,7 @@ class Pipeline:
         strategy: Strategy,
         stop: Sequence[str] = (),
         rounds: int = 1,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> TextStream:
         """Continue one prompt piece by piece; never half a character, never part of a stop string.
 
@@ -143,10 +151,33 @@ class Pipeline:
           **settings: as `__call__`.
 
         Raises:
-          ValueError: as `__call__`.
+          ValueError: as `__call__`; several samples.
         """
+        if settings.get("samples", 1) != 1:
+            raise ValueError(
+                f"samples={settings.get('samples')}: a stream is one text: call the pipeline itself"
+            )
         run = self._run([prompt], strategy, stop, rounds, settings)
         return TextStream((pieces[0], (done or [None])[0]) for pieces, done in run)
+
+    def check(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        strategy: Strategy,
+        stop: Sequence[str] = (),
+        **settings: Unpack[Settings],
+    ) -> None:
+        """Check a call on the host, for those who want to know before they do other work.
+
+        Args and raises: as `__call__`; nothing is compiled.
+        """
+        self._check(prompts, stop)
+        length = np.array([len(self.encode(prompt)) for prompt in prompts])
+        target = self.target.lm
+        draft = check_draft(target, self._draft_of(strategy), strategy)
+        settings = self._with_ends(settings)
+        check_settings(settings, length, strategy=strategy, target=target, draft=draft)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return a prompt's token ids.
@@ -170,19 +201,13 @@ class Pipeline:
         strategy: Strategy,
         stop: Sequence[str],
         rounds: int,
-        settings: dict[str, Any],
+        settings: Settings,
     ) -> Iterator[tuple[list[str], list[Completion]]]:
         """Check and start a call; see `_follow`."""
-        if isinstance(stop, str):
-            raise ValueError(f"stop={stop!r} must be a list of strings: write [{stop!r}]")
-        if not prompts:
-            raise ValueError("prompts is empty: give at least one")
-        tokenizer = self.target.tokenizer
-        if stop and tokenizer is None:
-            raise ValueError("stop strings need a tokenizer, and the checkpoint has none")
+        self._check(prompts, stop)
+        tokenizer, vocab = self.target.tokenizer, self.target.lm.vocab_size
+        settings = self._with_ends(settings)
         ids = [self.encode(prompt) for prompt in prompts]
-        eos = settings.pop("eos_id", None)
-        eos = self.target.eos_ids if eos is None else tuple(np.atleast_1d(eos).tolist())
         padded = np.zeros((len(ids), max(map(len, ids))), np.int32)
         for row, prompt in zip(padded, ids, strict=True):
             row[: len(prompt)] = prompt
@@ -191,20 +216,40 @@ class Pipeline:
             padded,
             [len(prompt) for prompt in ids],
             strategy=strategy,
-            draft=self.draft.lm if self.draft and strategy.needs_draft else None,
-            eos_id=eos,
+            draft=self._draft_of(strategy),
             rounds=rounds,
             **settings,
         )
+        ids = [prompt for prompt in ids for _ in range(settings.get("samples", 1))]
         trimmers = [StopTrimmer(tokenizer, stop) if tokenizer else None for _ in ids]
-        return _follow(results, ids, trimmers, eos)
+        return _follow(results, ids, trimmers, check_ends(settings.get("eos_id"), vocab).tolist())
+
+    def _check(self, prompts: Sequence, stop: Sequence[str]) -> None:
+        """Raise ValueError on stop strings or prompts that cannot be used."""
+        if isinstance(stop, str):
+            raise ValueError(f"stop={stop!r} must be a list of strings: write [{stop!r}]")
+        if not prompts:
+            raise ValueError("prompts is empty: give at least one")
+        if stop and self.target.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, and the checkpoint has none")
+        if "" in stop:
+            raise ValueError("stop holds an empty string: give strings that can end a text")
+
+    def _draft_of(self, strategy: Strategy) -> BoundLM | None:
+        """Return the draft where the rule uses one."""
+        return self.draft.lm if self.draft and strategy.needs_draft else None
+
+    def _with_ends(self, settings: Settings) -> Settings:
+        """Return settings whose end tokens are the checkpoint's where none were given."""
+        ends = settings.get("eos_id")
+        return cast(Settings, settings | {"eos_id": self.target.eos_ids if ends is None else ends})
 
 
 def _follow(
     results: Iterator[DecodeResult],
     prompts: list[list[int]],
     trimmers: list[StopTrimmer | None],
-    eos: tuple[int, ...],
+    eos: list[int],
 ) -> Iterator[tuple[list[str], list[Completion]]]:
     """Yield each step's new text of every row, and with the last step the completions."""
     seen = [0] * len(prompts)
@@ -232,7 +277,7 @@ def _completions(
     prompts: list[list[int]],
     texts: list[str],
     trimmers: list[StopTrimmer | None],
-    eos: tuple[int, ...],
+    eos: list[int],
 ) -> list[Completion]:
     """Cut every row at its stop string and gather what is known of it."""
     kept = np.asarray(result.length).copy()

@@ -1,5 +1,6 @@
 """Host checks of what `generate` is given, before anything is compiled."""
 
+import numbers
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -67,7 +68,8 @@ def check_count(name: str, value: int, least: int) -> int:
     Raises:
       ValueError: no whole number, or below `least`.
     """
-    if isinstance(value, bool) or value != int(value) or value < least:
+    whole = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (whole and float(value).is_integer() and value >= least):
         raise ValueError(f"{name}={value} must be a whole number >= {least}")
     return int(value)
 
@@ -102,8 +104,8 @@ def check_banned(
 def check_seeds(seed: int | Sequence[int], row_ids, rows: int, samples: int) -> tuple:
     """Return a seed and a row id for each of `rows * samples` rows.
 
-    One seed: a row's stream is that of its place in the call (or of its row id). A seed a prompt:
-    its stream is that of the seed and of which sample it is, wherever it stands.
+    One seed: a row's stream is that of its place in the call. A seed a prompt: its stream is that
+    of its seed and of which sample it is, wherever it stands. Row ids go before both.
 
     Raises:
       ValueError: not integers, or not one a row.
@@ -111,8 +113,6 @@ def check_seeds(seed: int | Sequence[int], row_ids, rows: int, samples: int) -> 
     seeds = np.asarray(seed)
     if seeds.dtype.kind not in "iu" or seeds.ndim > 1:
         raise ValueError(f"seed={seed!r} must be an integer, or a list of one integer a prompt")
-    if seeds.ndim == 1 and row_ids is not None:
-        raise ValueError("seed is a list, and row_ids is given too: give one of them")
     if seeds.ndim == 1 and len(seeds) != rows:
         raise ValueError(f"seed has {len(seeds)} items, not one for each of {rows} prompts")
     if row_ids is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Required, TypedDict, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,46 +11,13 @@ import numpy as np
 from mtad_jax.decode import checks
 from mtad_jax.decode.loop import bucket, empty_state, result_of, run
 from mtad_jax.decode.result import DecodeResult
+from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
-from mtad_jax.warp import Warp
 
 _ALL = np.int32(2**31 - 1)
-
-
-class Settings(TypedDict, total=False):
-    """Keyword settings that `generate`, `stream` and `Pipeline` share.
-
-    Attributes:
-      max_new_tokens: most tokens a row gets, end token included. Must be given.
-      warp: sharpening of both models' distributions; None: none.
-      draft_warp: another sharpening for the draft's; None: the target's.
-      eos_id: end token or tokens; None: only `max_new_tokens` ends a row.
-      min_new_tokens: no end token comes before a row has got so many tokens.
-      banned_ids: tokens that never come.
-      repetition_penalty: logits of tokens that the prompt or the text holds are divided by it
-        where positive and multiplied where negative, in both models; None: none. (CTRL, arXiv
-        1909.05858; as Hugging Face.)
-      samples: texts for each prompt; the rows of the result are prompt 0's samples, then prompt
-        1's, and so on.
-      seed: of the whole call; or one a prompt, which then gets the same texts in any call.
-      row_ids: [B * samples] which random stream each row uses; None: 0, 1, 2, ...
-      slots: cache slots a row; None: as few as the smallest bucket that fits.
-    """
-
-    max_new_tokens: Required[int]
-    warp: Warp | None
-    draft_warp: Warp | None
-    eos_id: int | Sequence[int] | None
-    min_new_tokens: int
-    banned_ids: Sequence[int] | None
-    repetition_penalty: float | None
-    samples: int
-    seed: int | Sequence[int]
-    row_ids: Sequence[int] | None
-    slots: int | None
 
 
 def generate(
@@ -159,53 +126,25 @@ def prepare(
     For those who drive the loop themselves, as the benchmark does to time prefill and decoding
     apart; arguments and errors are `generate`'s.
     """
-    unknown = settings.keys() - Settings.__annotations__.keys()
-    if unknown or "max_new_tokens" not in settings:
-        wrong = f"unknown {', '.join(sorted(unknown))}" if unknown else "max_new_tokens is missing"
-        raise TypeError(f"settings: {wrong}: give {', '.join(Settings.__annotations__)}")
-    vocab = target.vocab_size
-    ids, length = checks.check_prompts(prompt_ids, prompt_length, vocab)
+    ids, length = checks.check_prompts(prompt_ids, prompt_length, target.vocab_size)
     draft = checks.check_draft(target, draft, strategy)
-    warp, own = settings.get("warp") or Warp(), settings.get("draft_warp")
-    penalty = settings.get("repetition_penalty")
-    samples = checks.check_count("samples", settings.get("samples", 1), 1)
-    checks.check_rule(
-        strategy, target, draft, shortest=int(length.min()), samples=samples, warp=warp,
-        draft_warp=own, penalty=penalty,
-    )  # fmt: skip
-    new = checks.check_count("max_new_tokens", settings["max_new_tokens"], 1)
-    least = checks.check_count("min_new_tokens", settings.get("min_new_tokens", 0), 0)
-    checks.check_lengths(least, new)
-    ends = checks.check_ends(settings.get("eos_id"), vocab)
-    banned = checks.check_banned(settings.get("banned_ids"), ends, vocab, least)
-    seed, rows = checks.check_seeds(
-        settings.get("seed", 0), settings.get("row_ids"), len(ids), samples
-    )
+    plan = check_settings(settings, length, strategy=strategy, target=target, draft=draft)
     longest = int(length.max())
-    checks.check_positions(target, draft, longest, new, strategy.depth)
-    slots = checks.check_slots(settings.get("slots"), longest, new, strategy.scratch(new))
-    width = min(bucket(longest), slots)
+    width = min(bucket(longest), plan.slots)
     ids = np.pad(ids[:, :longest], ((0, 0), (0, width - longest)))
-    ids, length = np.repeat(ids, samples, axis=0), np.repeat(length, samples)
-    controls = Controls(
-        warp=warp,
-        draft_warp=warp if own is None else own,
-        eos_ids=jnp.asarray(ends, jnp.int32),
-        banned=banned,
-        penalty=None if penalty is None else jnp.float32(penalty),
-        min_length=jnp.asarray(length + np.int32(least)) if least else None,
-    )
+    ids, new = np.repeat(ids, plan.samples, axis=0), np.int32(plan.max_new_tokens)
     # Python floats would be weakly typed and compile a second program beside arrays.
-    strategy, controls = jax.tree.map(_strong, (strategy, controls))
+    strategy, controls = jax.tree.map(_strong, (strategy, plan.controls))
     state = empty_state(
-        target, draft, strategy, controls, ids, length, length + np.int32(new), seed, rows,
-        slots=slots,
+        target, draft, strategy, controls, ids, plan.length, plan.length + new, plan.seed,
+        plan.row_ids, slots=plan.slots,
     )  # fmt: skip
     leaf = jax.tree.leaves(target.params)[0]
     if leaf.committed and len(leaf.devices()) == 1:
         # `run` gives its state back committed; given an uncommitted one it would compile twice.
         state = jax.device_put(state, leaf.sharding)
-    return Call(target, draft, strategy, controls, state, jnp.asarray(length), width, new)
+    length = jnp.asarray(plan.length)
+    return Call(target, draft, strategy, controls, state, length, width, plan.max_new_tokens)
 
 
 def _strong(x: float | Array) -> Array:
