@@ -22,7 +22,10 @@ def row_keys(
 
 
 def round_keys(
-    keys: Key[Array, " B"], length: Int[Array, " B"], purpose: int, step: int = 0
+    keys: Key[Array, " B"],
+    length: Int[Array, " B"],
+    purpose: int,
+    step: int | Int[Array, ""] = 0,
 ) -> Key[Array, " B"]:
     """Return each row's key for one purpose of the round that starts at `length` tokens."""
 

@@ -61,7 +61,8 @@ class DraftVerify:
         self, target: BoundLM, draft: BoundLM | None, state: DecodeState, controls: Controls
     ) -> DecodeState:
         """Run one round."""
-        tree, draft_cache = self.drafter.propose(draft, state, controls)
+        lm = target if draft is None else draft
+        tree, draft_cache = self.drafter.propose(lm, state, controls)
         first = state.length - 1
         logits, target_cache = target.model.apply(
             target.params,

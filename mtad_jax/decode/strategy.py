@@ -115,7 +115,10 @@ class Drafter(Protocol):
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
     ) -> tuple[Draft, Any]:
-        """Return the draft and the draft model's cache."""
+        """Return the draft and the draft model's cache.
+
+        `lm` is the draft model; where the rule needs none, the target, for its vocabulary.
+        """
         ...
 
 

@@ -1,0 +1,94 @@
+"""Prompt lookup: the text's own repetitions as the draft, without a draft model."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from mtad_jax.decode.drafters import chain_draft, check_depth
+from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.decode.strategy import Request
+from mtad_jax.models.base import BoundLM
+from mtad_jax.tree import Draft, take
+from mtad_jax.types import Array, Bool, Int
+
+
+@struct.dataclass
+class Lookup:
+    """What followed the last earlier occurrence of the text's last n tokens.
+
+    n is `ngram`, or the largest below it that occurs; where not even the last token does, nothing
+    is drafted. The occurrence may overlap the text's end, but at least one token follows it. The
+    draft is shorter than K where the continuation runs into the end of the text, and is cut after
+    an end token. It is drawn from a point mass, so the lossless rules may use it.
+
+    Draws: none.
+
+    Source: Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding. Its code takes the first
+    occurrence that has enough tokens behind it; here it is the last, the nearest to the text's end.
+
+    Attributes:
+      depth: K, at least 1; static.
+      ngram: the longest n, at least 1 and at most the tokens of the shortest prompt; static.
+    """
+
+    depth: int = struct.field(pytree_node=False)
+    ngram: int = struct.field(pytree_node=False)
+
+    @property
+    def nodes(self) -> int:
+        """Node 0 and K candidates."""
+        return 1 + self.depth
+
+    @property
+    def needs_draft(self) -> bool:
+        """No draft model."""
+        return False
+
+    def check(self, request: Request) -> None:
+        """Raise ValueError on a depth or an n-gram out of range."""
+        check_depth(self.depth)
+        if self.ngram < 1:
+            raise ValueError(f"ngram={self.ngram} must be >= 1: look for at least one token")
+        if self.ngram > request.shortest:
+            raise ValueError(
+                f"ngram={self.ngram} > {request.shortest} = the shortest prompt: lower ngram or "
+                "use longer prompts"
+            )
+
+    def propose(
+        self, lm: BoundLM | None, state: DecodeState, controls: Controls
+    ) -> tuple[Draft, Any]:
+        """Return the continuation as a chain; of `lm`, the target, only its vocabulary is read."""
+        assert lm is not None
+        place, found = last_occurrence(state.tokens, state.length, self.ngram)
+        index = place[:, None] + 1 + jnp.arange(self.depth)
+        tokens = take(state.tokens, jnp.minimum(index, state.length[:, None] - 1))
+        inside = found[:, None] & (index < state.length[:, None])
+        ends = jnp.cumsum(controls.is_end(tokens), axis=1)
+        before = jnp.pad(ends, ((0, 0), (1, 0)))[:, :-1]
+        valid = inside & (before == 0)
+        reference = jnp.zeros((tokens.shape[0], self.depth + 1), jnp.float32)
+        draft = chain_draft(state, tokens, valid, reference)
+        own = tokens[:, :, None] == jnp.arange(lm.vocab_size)
+        return dataclasses.replace(draft, logq=jnp.where(own, 0.0, -jnp.inf)), state.draft_cache
+
+
+def last_occurrence(
+    tokens: Int[Array, "B S"], length: Int[Array, " B"], ngram: int
+) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
+    """Return the slot in which the longest, then last, occurrence ends, and whether there is one.
+
+    An occurrence of the last n <= `ngram` tokens ends at least one slot before the text does.
+    """
+    slots = tokens.shape[1]
+    slot = jnp.arange(slots)
+    run = slot < length[:, None] - 1
+    matched = jnp.zeros(tokens.shape, jnp.int32)  # tokens that agree, counted backwards
+    for back in range(ngram):
+        earlier = jnp.pad(tokens, ((0, 0), (back, 0)), constant_values=-1)[:, :slots]
+        run &= earlier == take(tokens, jnp.maximum(length - 1 - back, 0))[:, None]
+        matched += run
+    place = jnp.argmax(matched * slots + slot, axis=1)
+    return place, take(matched, place) > 0
