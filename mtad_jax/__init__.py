@@ -2,16 +2,19 @@
 
 from mtad_jax import recipes
 from mtad_jax.checkpoint import LoadedModel, load
+from mtad_jax.decode.certificate import Certificate, certificate
 from mtad_jax.decode.generate import generate, stream
-from mtad_jax.decode.result import DecodeResult, DecodeStats
+from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
 from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
 from mtad_jax.pipeline import Completion, Pipeline
 from mtad_jax.tokenizers import Tokenizer, load_tokenizer
 from mtad_jax.warp import Warp
 
 __all__ = [
+    "Block",
     "BoundLM",
     "CausalLM",
+    "Certificate",
     "Completion",
     "DecodeResult",
     "DecodeStats",
@@ -20,6 +23,7 @@ __all__ = [
     "Pipeline",
     "Tokenizer",
     "Warp",
+    "certificate",
     "generate",
     "load",
     "load_tokenizer",

@@ -13,8 +13,8 @@ FLOORS = [
     "types lazy atomic cli token_bytes tokenizer_settings models decode",
     "warp keys tree cache orbax_io torch_reader tokenizer_files",
     "models.base models.layers decode.state hf_reader tokenizers",
-    "models.llama models.opt decode.beams decode.result decode.strategy detokenize",
-    "decode.commit decode.certificate decode.law decode.verifiers decode.loop hf",
+    "models.llama models.opt decode.law decode.result decode.strategy detokenize",
+    "decode.commit decode.certificate decode.beams decode.verifiers decode.loop hf",
     "decode.drafters decode.checks hf_params",
     "decode.draft_verify decode.beam_search decode.settings checkpoint hf_writer "
     "decode.trees decode.lookup decode.confident",
