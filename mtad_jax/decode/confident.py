@@ -48,6 +48,16 @@ class ConfidentChain:
         """A draft model is needed."""
         return True
 
+    @property
+    def chain(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def drawn(self) -> bool:
+        """Yes: where it stops depends on the text before alone."""
+        return True
+
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or a probability out of range."""
         check_depth(self.depth)

@@ -46,6 +46,16 @@ class Lookup:
         """No draft model."""
         return False
 
+    @property
+    def chain(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def drawn(self) -> bool:
+        """Yes, from a point mass."""
+        return True
+
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or an n-gram out of range."""
         check_depth(self.depth)
