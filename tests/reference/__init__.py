@@ -32,6 +32,19 @@ from reference.bounds import (
     speculative_tail,
     tail_formula,
 )
+from reference.chain_rules import (
+    bild_draft,
+    bild_round,
+    block_chances,
+    block_round,
+    lenient_round,
+    lookup_chain,
+    point_law,
+    threshold_round,
+)
+from reference.chance import Chance, Given, Kept, draw_chain, every, rule_outcomes
+from reference.controls import ControlledLaw
+from reference.dsbd import dsbd_kept, dsbd_round, dynamic_width, pair_draws, width_chances
 from reference.exact_laws import (
     chains,
     distance,
@@ -46,22 +59,50 @@ from reference.exact_laws import (
 from reference.lattices import Lattice, Node, draft_sample, draft_search
 from reference.speculation import cut_at_end, residual, speculative_round
 from reference.tables import TableModel, law
+from reference.target_beams import beam_text, block_gap, exact_block, mtjd_block
 from reference.texts import decode, greedy
+from reference.tree_rules import (
+    Tree,
+    best_rho,
+    draw_tree,
+    spectr_residual,
+    spectr_round,
+    tree_round,
+)
+from reference.typical import (
+    entropy,
+    places_of_chain,
+    places_of_lattice,
+    places_of_tree,
+    typical_round,
+)
 from reference.warping import Law, Outcomes, Text, argmax, warp, warp_gap
 
 __all__ = [
     "Block",
+    "Chance",
+    "ControlledLaw",
+    "Given",
+    "Kept",
     "Lattice",
     "Law",
     "Node",
     "Outcomes",
     "TableModel",
     "Text",
+    "Tree",
     "Verdict",
     "accept_gap",
     "all_log_p",
     "argmax",
+    "beam_text",
+    "best_rho",
+    "bild_draft",
+    "bild_round",
     "block",
+    "block_chances",
+    "block_gap",
+    "block_round",
     "chains",
     "check_accepted_joint",
     "check_depths",
@@ -75,20 +116,39 @@ __all__ = [
     "distance",
     "draft_sample",
     "draft_search",
+    "draw_chain",
+    "draw_tree",
+    "dsbd_kept",
+    "dsbd_round",
+    "dynamic_width",
+    "entropy",
+    "every",
+    "exact_block",
     "exact_law",
     "exact_tail",
     "greedy",
     "law",
+    "lenient_round",
     "log_threshold",
     "longest_prefix",
+    "lookup_chain",
     "mmtad_accept",
     "mtad_accept",
     "mtad_round",
+    "mtjd_block",
     "node_log_p",
+    "pair_draws",
     "passing",
+    "places_of_chain",
+    "places_of_lattice",
+    "places_of_tree",
+    "point_law",
     "residual",
     "round_outcomes",
+    "rule_outcomes",
     "sampling_outcomes",
+    "spectr_residual",
+    "spectr_round",
     "speculative_law",
     "speculative_outcomes",
     "speculative_round",
@@ -98,6 +158,10 @@ __all__ = [
     "step_log_probs",
     "tail_formula",
     "target_law",
+    "threshold_round",
+    "tree_round",
+    "typical_round",
     "warp",
     "warp_gap",
+    "width_chances",
 ]

@@ -30,6 +30,7 @@ def law(
     top_k: int = 0,
     top_p: float = 1.0,
     *,
+    min_p: float = 0.0,
     vocab_size: int | None = None,
     dtype: type = np.float64,
 ) -> Law:
@@ -42,6 +43,7 @@ def law(
             temperature,
             top_k,
             top_p,
+            min_p=min_p,
             vocab_size=vocab_size,
             dtype=dtype,
         )

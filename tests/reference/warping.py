@@ -67,10 +67,14 @@ def warp(
     top_k: int = 0,
     top_p: float = 1.0,
     *,
+    min_p: float = 0.0,
     vocab_size: int | None = None,
     dtype: type = np.float64,
 ) -> np.ndarray:
-    """Logits `[V]` -> log-probabilities `[V]` (algorithms: Notation, Warp; in that order)."""
+    """Logits `[V]` -> log-probabilities `[V]` (algorithms: Notation, Warp; in that order).
+
+    Last, min-p: tokens with less than `min_p` times the largest probability are cut.
+    """
     scaled = _scaled(logits, temperature, vocab_size, dtype)
     if temperature == 0:
         return np.where(np.arange(len(scaled)) == argmax(scaled), 0.0, -np.inf).astype(dtype)
@@ -82,6 +86,9 @@ def warp(
     if top_p < 1:
         kept, _ = _nucleus(np.exp(logp), order, top_p)
         logp = _log_softmax(_keep_only(logp, kept))
+    if min_p > 0:
+        kept = np.flatnonzero(np.exp(logp - logp.max()) >= min_p)
+        logp = _log_softmax(_keep_only(logp, kept))
     return logp
 
 
@@ -91,12 +98,14 @@ def warp_gap(
     top_k: int = 0,
     top_p: float = 1.0,
     *,
+    min_p: float = 0.0,
     vocab_size: int | None = None,
 ) -> float:
     """How far the support of `warp` is from changing sides, in nats or mass (float64).
 
-    The smallest of: the gap at the k-th scaled logit, a mass against top_p, and the gap between
-    the last kept and the first dropped token of top-p. Near 0: two programs may differ there.
+    The smallest of: the gap at the k-th scaled logit, a mass against top_p, the gap between the
+    last kept and the first dropped token of top-p, and a log-probability against min-p's. Near 0:
+    two programs may differ there.
     """
     scaled = _scaled(logits, temperature, vocab_size, np.float64)
     order = _falling(scaled)
@@ -104,6 +113,9 @@ def warp_gap(
     gap = math.inf
     if 0 < cut < len(order) and np.isfinite(scaled[order[cut]]):
         gap = float(scaled[order[cut - 1]] - scaled[order[cut]])
+    if temperature > 0 and min_p > 0:
+        away = np.abs(scaled - scaled.max() - math.log(min_p))
+        gap = min(gap, float(away.min()))
     if temperature == 0 or top_p >= 1:
         return gap
     order = order[: top_k or None]
