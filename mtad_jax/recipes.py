@@ -6,8 +6,12 @@ design. `docs/strategies.md` has the table.
 
 from mtad_jax.decode.beam_search import BeamSearch
 from mtad_jax.decode.draft_verify import DraftVerify
-from mtad_jax.decode.drafters import Beam, Chain, NoDraft
-from mtad_jax.decode.verifiers import Ancestral, Argmax, JointThreshold, Rejection
+from mtad_jax.decode.drafters import Beam, Chain, NoDraft, check_depth
+from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
+from mtad_jax.decode.trees import Tree
+from mtad_jax.decode.verifiers import Ancestral, Argmax, JointThreshold, Threshold, Typical
+
+_WIDTH = 4  # where a recipe's width is None
 
 
 def greedy() -> DraftVerify:
@@ -36,6 +40,110 @@ def speculative(depth: int = 4) -> DraftVerify:
     return DraftVerify(Chain(depth), Rejection())
 
 
+def threshold(
+    depth: int = 4, width: int | None = None, tau: float = 0.5, draft: str = "beam"
+) -> DraftVerify:
+    """Keep drafted tokens while each one's p/q is above tau: MTAD's rule token by token. Lossy.
+
+    Args:
+      depth: K, drafted tokens.
+      width: W, beams of the draft; None: 4. Of draft="beam" only.
+      tau: threshold on each token's likelihood ratio, > 0.
+      draft: "beam" (MTAD's own candidate, so that only the rule differs) or "chain" (drawn from q).
+
+    Raises:
+      ValueError: an unknown draft, or a width for a chain.
+    """
+    return DraftVerify(_draft_of(draft, ("beam", "chain"), depth, width, "best"), Threshold(tau))
+
+
+def lenient(depth: int = 4, leniency: float = 0.5) -> DraftVerify:
+    """Speculative sampling that accepts iff u < p / (leniency q). Lossy below leniency 1.
+
+    Args:
+      depth: K, drafted tokens.
+      leniency: in (0, 1]; no token gets more than p / leniency; 1 is speculative sampling.
+
+    Source: Leviathan et al. 2023, arXiv 2211.17192, appendix.
+    """
+    return DraftVerify(Chain(depth), Rejection(leniency))
+
+
+def block(depth: int = 4) -> DraftVerify:
+    """Block verification: K = `depth` drafted tokens, tested by their joint. Lossless.
+
+    Source: Sun et al., ICLR 2025, arXiv 2403.10444.
+    """
+    return DraftVerify(Chain(depth), BlockVerification())
+
+
+def specinfer(branching: tuple[int, ...] = (4, 2, 2)) -> DraftVerify:
+    """Tree speculation, siblings drawn with replacement (SpecInfer). Lossless.
+
+    Args:
+      branching: children of each node, level by level.
+
+    Source: arXiv 2305.09781.
+    """
+    return DraftVerify(Tree(tuple(branching), replace=True), TreeRejection(replace=True))
+
+
+def mcsd(branching: tuple[int, ...] = (4, 2, 2)) -> DraftVerify:
+    """Tree speculation, siblings drawn without replacement (multi-candidate). Lossless.
+
+    Args:
+      branching: children of each node, level by level; at most the tokens that the warp keeps.
+
+    Source: arXiv 2401.06706.
+    """
+    return DraftVerify(Tree(tuple(branching), replace=False), TreeRejection(replace=False))
+
+
+def spectr(depth: int = 4, chains: int = 4, rho: str = "best") -> DraftVerify:
+    """Several chains drawn from q, tried in order at every position (SpecTr's K-SEQ). Lossless.
+
+    Args:
+      depth: K, tokens of each chain.
+      chains: how many, >= 1.
+      rho: "best" (found by bisection) or "chains" (the number of chains still alive).
+
+    Raises:
+      ValueError: a depth or number of chains below 1.
+
+    Source: arXiv 2310.15141.
+    """
+    check_depth(depth)
+    if chains < 1:
+        raise ValueError(f"chains={chains} must be >= 1 (1 is speculative sampling)")
+    return DraftVerify(Tree((chains, *(1,) * (depth - 1)), replace=True), SpecTr(rho))
+
+
+def typical(
+    depth: int = 4,
+    width: int | None = None,
+    epsilon: float = 0.09,
+    alpha: float = 0.3,
+    draft: str = "beam",
+) -> DraftVerify:
+    """Keep the deepest path of tokens that the target finds likely enough (Medusa). Lossy.
+
+    Args:
+      depth: K, drafted tokens of a path.
+      width: W, beams of the draft or chains of the tree; None: 4. Not for draft="chain".
+      epsilon: probability that is always enough, in (0, 1].
+      alpha: share of exp(-entropy) that is enough, > 0.
+      draft: "beam" (all nodes of the beams), "chain" (drawn from q), or "tree" (W chains whose
+        first tokens differ, drawn from q: branching (W, 1, ..., 1) without replacement).
+
+    Raises:
+      ValueError: an unknown draft, or a width for a chain.
+
+    Source: arXiv 2401.10774.
+    """
+    drafter = _draft_of(draft, ("beam", "chain", "tree"), depth, width, "tree")
+    return DraftVerify(drafter, Typical(epsilon, alpha))
+
+
 def mtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search") -> DraftVerify:
     """Keep the longest prefix of the draft's best beam that passes (MTAD). Lossy.
 
@@ -56,3 +164,24 @@ def mmtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search"
     Args and source: as `mtad`.
     """
     return DraftVerify(Beam(depth, width, draw, "tree"), JointThreshold(tau))
+
+
+def _draft_of(
+    draft: str, known: tuple[str, ...], depth: int, width: int | None, keep: str
+) -> Beam | Chain | Tree:
+    """Return the drafter that a recipe's `draft` names.
+
+    Raises:
+      ValueError: it is not one of `known`, or a width is given for a chain.
+    """
+    if draft not in known:
+        raise ValueError(f"draft={draft!r} must be one of {', '.join(known)}")
+    if draft == "chain":
+        if width is not None:
+            raise ValueError(f'width={width}: a chain has none: leave it out or use draft="beam"')
+        return Chain(depth)
+    width = _WIDTH if width is None else width
+    if draft == "beam":
+        return Beam(depth, width, "search", keep)
+    check_depth(depth)
+    return Tree((width, *(1,) * (depth - 1)), replace=False)

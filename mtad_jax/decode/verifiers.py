@@ -1,13 +1,13 @@
-"""How much of a draft stays: one class a rule."""
+"""How much of a draft stays: no draft, and the rules that are lossy by design."""
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax import keys as rng
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.strategy import Drafter, Request, Verdict, check_draws
-from mtad_jax.tree import Draft, node_logp, path_sum, pick, take
-from mtad_jax.types import Array, Float, Int, Key
+from mtad_jax.decode.strategy import Drafter, Request, Verdict, check_chain, check_draws
+from mtad_jax.tree import Draft, node_logp, path_sum, take
+from mtad_jax.types import Array, Bool, Float, Int, Key
 
 
 @struct.dataclass
@@ -62,48 +62,6 @@ class Argmax:
 
 
 @struct.dataclass
-class Rejection:
-    """Speculative sampling: token i stays iff u_i < p/q, up to the first failure. Lossless.
-
-    The failing token is replaced by a draw from norm(max(0, p - q)); where all stay, the bonus is
-    drawn from p. Needs a chain drawn from q.
-
-    Source: Leviathan et al. 2023, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318.
-    """
-
-    @property
-    def lossless(self) -> bool:
-        """Yes."""
-        return True
-
-    def check(self, drafter: Drafter, request: Request) -> None:
-        """Nothing can be out of range."""
-
-    def verify(
-        self,
-        draft: Draft,
-        logp: Float[Array, "B N V"],
-        logits: Float[Array, "B N V"],
-        keys: Key[Array, " B"],
-        controls: Controls,
-    ) -> Verdict:
-        """Judge a draft; see `Verifier.verify`."""
-        if draft.logq is None or not draft.is_chain:
-            raise ValueError("speculative sampling needs a chain drawn from q: use the Chain draft")
-        u = rng.uniform(keys, (draft.max_depth,))
-        log_ratio = node_logp(draft, logp)[:, 1:] - _drawn_logq(draft)
-        stays = draft.valid[:, 1:] & (jnp.log(u) < log_ratio)
-        leaf = jnp.sum(jnp.cumprod(stays, axis=1), axis=1)
-        p = take(logp, leaf)
-        rejected = leaf < draft.length
-        q = take(draft.logq, jnp.minimum(leaf, draft.max_depth - 1))
-        residual = jnp.maximum(jnp.exp(p) - jnp.exp(q), 0.0)
-        # A residual without mass is a matter of rounding: p then.
-        use = rejected & (jnp.sum(residual, axis=-1) > 0)
-        return Verdict(leaf, jnp.where(use[:, None], jnp.log(residual), p))
-
-
-@struct.dataclass
 class JointThreshold:
     """MTAD and MMTAD: the deepest node whose path passes log p - log q > log tau stays. Lossy.
 
@@ -133,8 +91,7 @@ class JointThreshold:
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on tau at or below 0."""
-        if not float(self.tau) > 0:
-            raise ValueError(f"tau={float(self.tau)} must be > 0 (the paper uses 0.1 to 0.5)")
+        _check_tau(self.tau)
 
     def verify(
         self,
@@ -153,6 +110,144 @@ class JointThreshold:
         return _verdict(deepest(draft, passes, joint), logp)
 
 
+@struct.dataclass
+class Threshold:
+    """Fixed-threshold speculative: token i stays while log p - log q > log tau. Lossy.
+
+    MTAD's rule token by token: the first failure stops the scan, and the next token is drawn from
+    p, not from a residual. Equal to MTAD at K = 1. log q of a token is the difference of the
+    chain's `Draft.reference` at it and before it, so a beam's x* can be judged: then only the rule
+    differs from MTAD. Draws nothing.
+
+    Source: the token-wise twin of arXiv 2407.09722's rule.
+
+    Attributes:
+      tau: threshold on each token's likelihood ratio, above 0; traced.
+    """
+
+    tau: float | Float[Array, ""]
+
+    @property
+    def lossless(self) -> bool:
+        """No: a fixed threshold is no test of chance."""
+        return False
+
+    def check(self, drafter: Drafter, request: Request) -> None:
+        """Raise ValueError on tau at or below 0, or a draft that is no chain."""
+        _check_tau(self.tau)
+        check_chain(drafter, "fixed-threshold speculative")
+
+    def verify(
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
+    ) -> Verdict:
+        """Judge a draft; see `Verifier.verify`."""
+        log_ratio = node_logp(draft, logp)[:, 1:] - jnp.diff(draft.reference, axis=1)
+        return _leading(draft, log_ratio > jnp.log(self.tau), logp)
+
+
+@struct.dataclass
+class Typical:
+    """Typical acceptance: p(x) > min(epsilon, alpha exp(-H)) at every node of the path. Lossy.
+
+    H is the entropy in nats of the target's warped law at the node's parent. The deepest passing
+    node stays, there the one with the largest log p of its path; then one token from p. q is not
+    used: any chain, tree or lattice. A path that ended keeps its places. For alpha < 1 the
+    likeliest token always passes; at temperature 0 the text is greedy's. Draws nothing.
+
+    Source: Medusa, arXiv 2401.10774.
+
+    Attributes:
+      epsilon: probability that is always enough, in (0, 1]; traced.
+      alpha: share of exp(-H) that is enough, above 0; traced.
+    """
+
+    epsilon: float | Float[Array, ""]
+    alpha: float | Float[Array, ""]
+
+    @property
+    def lossless(self) -> bool:
+        """No: it asks whether a token is likely enough."""
+        return False
+
+    def check(self, drafter: Drafter, request: Request) -> None:
+        """Raise ValueError on epsilon or alpha out of range."""
+        epsilon, alpha = float(self.epsilon), float(self.alpha)
+        if not 0 < epsilon <= 1:
+            raise ValueError(f"epsilon={epsilon} must be in (0, 1] (Medusa uses 0.09)")
+        if not 0 < alpha < float("inf"):
+            raise ValueError(f"alpha={alpha} must be finite and > 0 (Medusa uses 0.3)")
+
+    def verify(
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
+    ) -> Verdict:
+        """Judge a draft; see `Verifier.verify`."""
+        share = jnp.exp(logp) * jnp.where(logp > -jnp.inf, logp, 0.0)
+        least = jnp.minimum(jnp.log(self.epsilon), jnp.log(self.alpha) + jnp.sum(share, axis=2))
+        value = node_logp(draft, logp)
+        likely = draft.filler | (draft.valid & (value > take(least, draft.parent)))
+        failures = path_sum(draft, jnp.where(likely, 0.0, 1.0))
+        leaf = deepest(draft, draft.valid & (failures == 0), path_sum(draft, value))
+        return _verdict(leaf, logp)
+
+
+@struct.dataclass
+class Rollback:
+    """BiLD's target: drafted tokens stay up to the first with -log p_raw > rollback. Lossy.
+
+    p_raw is the un-warped law of the target; the token at the failing place, and the one after a
+    chain that stays whole, are drawn from the warped p. A token that stays may be one that the
+    warp would have cut: its warped log-probability is minus infinity then. So at temperature 0 the
+    text is not greedy's, only each token's raw probability is above exp(-rollback). Draws nothing.
+
+    Source: BiLD, arXiv 2302.07863; the official code is greedy, and skips a rollback to the same
+    token.
+
+    Attributes:
+      rollback: nats, at least 0; 0 keeps only what is certain; traced.
+    """
+
+    rollback: float | Float[Array, ""]
+
+    @property
+    def lossless(self) -> bool:
+        """No: a token that is likely enough stays."""
+        return False
+
+    def check(self, drafter: Drafter, request: Request) -> None:
+        """Raise ValueError on a negative rollback, a repetition penalty, or a draft not a chain."""
+        rollback = float(self.rollback)
+        if not rollback >= 0:
+            raise ValueError(f"rollback={rollback} must be >= 0 nats (BiLD uses 5)")
+        if request.penalty:
+            raise ValueError(
+                "repetition_penalty: BiLD judges by raw probabilities, which a penalty does not "
+                "touch: use speculative or block"
+            )
+        check_chain(drafter, "BiLD")
+
+    def verify(
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
+    ) -> Verdict:
+        """Judge a draft; see `Verifier.verify`."""
+        surprise = -node_logp(draft, jax.nn.log_softmax(logits.astype(jnp.float32)))[:, 1:]
+        return _leading(draft, surprise <= self.rollback, logp)
+
+
 def deepest(draft: Draft, passes: Array, joint: Float[Array, "B N"]) -> Int[Array, " B"]:
     """Return, at the deepest depth with a passing node, the one with the largest joint; else 0."""
     level = jnp.asarray(draft.depth)
@@ -167,8 +262,13 @@ def _verdict(leaf: Int[Array, " B"], logp: Float[Array, "B N V"]) -> Verdict:
     return Verdict(leaf, take(logp, leaf))
 
 
-def _drawn_logq(draft: Draft) -> Float[Array, "B K"]:
-    """Return log q of each drafted token of a chain."""
-    assert draft.logq is not None
-    step = jnp.broadcast_to(jnp.arange(draft.max_depth), draft.tokens[:, 1:].shape)
-    return pick(draft.logq, step, draft.tokens[:, 1:])
+def _leading(draft: Draft, stays: Bool[Array, "B K"], logp: Float[Array, "B N V"]) -> Verdict:
+    """Return the verdict that keeps a chain up to its first token that does not stay."""
+    stays = draft.valid[:, 1:] & stays
+    return _verdict(jnp.sum(jnp.cumprod(stays, axis=1), axis=1), logp)
+
+
+def _check_tau(tau: float | Float[Array, ""]) -> None:
+    """Raise ValueError on tau at or below 0."""
+    if not float(tau) > 0:
+        raise ValueError(f"tau={float(tau)} must be > 0 (the paper uses 0.1 to 0.5)")

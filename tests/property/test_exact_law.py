@@ -16,9 +16,9 @@ import reference as ref
 from mtad_jax import keys as rng
 from mtad_jax import recipes
 from mtad_jax.decode import draft_verify, loop
+from mtad_jax.decode.lossless import Rejection
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.strategy import Verdict
-from mtad_jax.decode.verifiers import Rejection
 from mtad_jax.testing import table_lm
 from mtad_jax.tree import take
 from mtad_jax.warp import Warp
