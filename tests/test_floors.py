@@ -14,7 +14,7 @@ FLOORS = [
     "warp keys tree cache orbax_io torch_reader tokenizer_files",
     "models.base models.layers decode.state hf_reader tokenizers",
     "models.llama models.opt decode.law decode.result decode.strategy detokenize",
-    "decode.commit decode.certificate decode.beams decode.verifiers decode.loop hf",
+    "decode.commit decode.certificate decode.beams decode.verifiers decode.lossless decode.loop hf",
     "decode.drafters decode.checks hf_params",
     "decode.draft_verify decode.beam_search decode.settings checkpoint hf_writer "
     "decode.trees decode.lookup decode.confident",
