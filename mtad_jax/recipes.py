@@ -5,11 +5,20 @@ design. `docs/strategies.md` has the table.
 """
 
 from mtad_jax.decode.beam_search import BeamSearch
+from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain, NoDraft, check_depth
+from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.trees import Tree
-from mtad_jax.decode.verifiers import Ancestral, Argmax, JointThreshold, Threshold, Typical
+from mtad_jax.decode.verifiers import (
+    Ancestral,
+    Argmax,
+    JointThreshold,
+    Rollback,
+    Threshold,
+    Typical,
+)
 
 _WIDTH = 4  # where a recipe's width is None
 
@@ -142,6 +151,31 @@ def typical(
     """
     drafter = _draft_of(draft, ("beam", "chain", "tree"), depth, width, "tree")
     return DraftVerify(drafter, Typical(epsilon, alpha))
+
+
+def bild(depth: int = 10, fallback: float = 0.6, rollback: float = 5.0) -> DraftVerify:
+    """Draft while the draft is sure, roll back to what the target finds too unlikely (BiLD). Lossy.
+
+    Args:
+      depth: K, most drafted tokens.
+      fallback: the draft stops before a token whose largest raw probability is below it.
+      rollback: nats; the first token with -log p_raw above it is drawn again, from the target.
+
+    Source: arXiv 2302.07863.
+    """
+    return DraftVerify(ConfidentChain(depth, fallback), Rollback(rollback))
+
+
+def lookup(depth: int = 4, ngram: int = 3) -> DraftVerify:
+    """Draft what followed the last earlier occurrence of the text's end: no draft model. Lossless.
+
+    Args:
+      depth: K, most drafted tokens.
+      ngram: longest run of tokens that is looked for; at most the shortest prompt's length.
+
+    Source: Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding.
+    """
+    return DraftVerify(Lookup(depth, ngram), Rejection())
 
 
 def mtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search") -> DraftVerify:
