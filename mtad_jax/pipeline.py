@@ -12,7 +12,7 @@ from mtad_jax import checkpoint, tokenizers
 from mtad_jax.checkpoint import LoadedModel
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.checks import check_draft, check_ends
-from mtad_jax.decode.result import DecodeResult
+from mtad_jax.decode.result import ENDINGS, DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.detokenize import StopTrimmer
@@ -32,6 +32,7 @@ class RowStats:
       drafted: tokens of the candidates.
       block_efficiency: 1 + accepted / rounds.
       acceptance_by_position: share of rounds in which at least i + 1 drafted tokens were accepted.
+      endings: how many rounds a rejection, the draft's depth, the text's end or its limit ended.
     """
 
     rounds: int
@@ -39,6 +40,7 @@ class RowStats:
     drafted: int
     block_efficiency: float
     acceptance_by_position: list[float]
+    endings: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,6 +299,7 @@ def _completions(
             drafted=int(stats.drafted[row]),
             block_efficiency=float(stats.block_efficiency[row]),
             acceptance_by_position=stats.acceptance_by_position[row].tolist(),
+            endings=dict(zip(ENDINGS.values(), stats.endings[row].tolist(), strict=True)),
         )
         completions.append(
             Completion(
