@@ -336,8 +336,8 @@ def test_typical_acceptance_always_takes_the_argmax(seed, epsilon, alpha):
     target, draft = pair("plain", 4, seed)
     best = ref.greedy(target, PROMPT, max_new_tokens=3)
     places = ref.places_of_chain(best)
-    accepted, follow, _ = ref.typical_round(target, PROMPT, places, epsilon, alpha)
-    assert accepted == best
+    accepted, follow, depth, _ = ref.typical_round(target, PROMPT, places, epsilon, alpha)
+    assert (accepted, depth) == (best, 3)
     np.testing.assert_array_equal(follow, target(PROMPT + best))
 
 

@@ -49,10 +49,10 @@ def typical_round(
     epsilon: float,
     alpha: float,
     ends: frozenset = frozenset(),
-) -> tuple[Text, np.ndarray | None, float]:
+) -> tuple[Text, np.ndarray | None, int, float]:
     """Deepest node whose path has p(x) > min(epsilon, alpha exp(-H)) all along; then largest p.
 
-    Third: how near a decision came to its edge.
+    Third and fourth: its depth, fillers counted, and how near a decision came to its edge.
     """
     best, gap, passed = (0, 0.0, ()), math.inf, []
     for depth, path in places:
@@ -72,4 +72,4 @@ def typical_round(
         gap = min(gap, winners[0] - winners[1])
     accepted = best[2]
     over = bool(accepted) and accepted[-1] in ends
-    return accepted, None if over else target(text + accepted), gap
+    return accepted, None if over else target(text + accepted), best[0], gap
