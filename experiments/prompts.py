@@ -82,7 +82,7 @@ def encode_prompts(
     for prompt in prompts:
         try:
             ids = _encode(pipe, prompt.value)
-            check_positions(pipe.target.lm, draft, len(ids), max_new_tokens, strategy.depth)
+            check_positions(pipe.target.lm, draft, len(ids), max_new_tokens, strategy.lookahead)
         except ValueError as error:
             raise ValueError(f"{prompt.source}: {error}") from error
         encoded.append(ids)

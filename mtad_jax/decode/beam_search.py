@@ -64,6 +64,11 @@ class BeamSearch:
         return 0
 
     @property
+    def lookahead(self) -> int:
+        """No path is longer than the row's limit."""
+        return 0
+
+    @property
     def needs_draft(self) -> bool:
         """No draft model."""
         return False

@@ -4,13 +4,19 @@ Beams are never copied: each step's places become nodes of a lattice whose keys 
 scratch slots, and a window says which of them a place's path went through.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.state import Controls
+from mtad_jax import keys as rng
+from mtad_jax.decode.law import extend, history, law
+from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.models.base import BoundLM
 from mtad_jax.tree import pick, take
 from mtad_jax.types import Array, Bool, Float, Int
+from mtad_jax.warp import Warp
 
 
 @struct.dataclass
@@ -39,6 +45,89 @@ def first_beam(batch: int) -> Beams:
     """Return the one place of depth 0: the empty path, weight 0."""
     zero, no = jnp.zeros((batch, 1), jnp.int32), jnp.zeros((batch, 1), bool)
     return Beams(zero, zero, jnp.zeros((batch, 1), jnp.float32), ~no, no, no)
+
+
+@struct.dataclass
+class Lattice:
+    """What K beam steps leave behind.
+
+    Attributes:
+      levels: the places of depth 1 ... K.
+      windows: [B, W, N] the nodes that each place's path went through, of depth 0 ... K; node 0,
+        then the places of every depth.
+      logp: [B, U, V] the law after each place of depth 0 ... K - 1.
+      logits: [B, U, V] what that law was made of.
+    """
+
+    levels: list[Beams]
+    windows: list[Bool[Array, "B W N"]]
+    logp: list[Float[Array, "B U V"]]
+    logits: list[Float[Array, "B U V"]]
+
+    @property
+    def best(self) -> list[Int[Array, " B"]]:
+        """The place at every depth of the valid beam with the largest weight at the last."""
+        last = self.levels[-1]
+        return ancestors(
+            self.levels, jnp.argmax(jnp.where(last.valid, last.logq, -jnp.inf), axis=1)
+        )
+
+    def nodes_of(self, places: list[Int[Array, " B"]]) -> Int[Array, "B K"]:
+        """Return the nodes of the places at depth 1, 2, ..."""
+        nodes, first = [], 1
+        for place, level in zip(places, self.levels, strict=False):
+            nodes.append(first + place)
+            first += level.token.shape[1]
+        return jnp.stack(nodes, axis=1)
+
+
+def grow_beams(
+    lm: BoundLM,
+    logits: Float[Array, "B 1 V"],
+    cache: Any,
+    state: DecodeState,
+    controls: Controls,
+    *,
+    warp: Warp,
+    widths: tuple[int, ...],
+    draw: str,
+) -> tuple[Lattice, Any]:
+    """Run K = len(widths) beam steps from the empty path; return the lattice and the cache.
+
+    The first step uses `logits`, those after the committed text; each further one is a call of
+    the model on the places of the depth before, so the last depth's places are not run.
+
+    Draws: with `draw="sample"`, step d takes Gumbel noise of shape (places of depth d, V) from
+    `round_keys(key, length, DRAFT, d)`, d = 0 ... K - 1; with "search" none.
+    """
+    past, batch = history(state, controls, lm.vocab_size), state.length.shape[0]
+    beams, first = first_beam(batch), 1
+    lattice = Lattice([], [first_window(batch, 1 + sum(widths))], [], [])
+    for step, width in enumerate(widths):
+        logp, noise = law(logits, past, controls, warp), None
+        if draw == "sample":
+            keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
+            noise = rng.gumbel(keys, logp.shape[1:])
+        beams = beam_step(beams, logp, width, noise, controls)
+        lattice.levels.append(beams)
+        lattice.windows.append(lattice_window(lattice.windows[-1], beams.parent, first))
+        lattice.logp.append(logp)
+        lattice.logits.append(logits)
+        if step + 1 < len(widths):
+            at = state.length + step
+            logits, cache = lm.model.apply(
+                lm.params,
+                beams.token,
+                positions=jnp.broadcast_to(at[:, None], beams.token.shape),
+                write_at=state.length - 1 + first,
+                prefix=state.length - 1,
+                window=lattice.windows[-1],
+                cache=cache,
+            )
+            logits = logits[:, :, : lm.vocab_size]
+            past = extend(past, beams.parent, beams.token, ~beams.filler)
+        first += width
+    return lattice, cache
 
 
 def beam_step(
@@ -78,9 +167,10 @@ def _top_pairs(
     once, and the same answer, ties included.
     """
     batch = score.shape[0]
-    best, token = jax.lax.top_k(score, width)  # --> [B, U, W]
+    most = min(width, score.shape[2])
+    best, token = jax.lax.top_k(score, most)  # --> [B, U, min(W, V)]
     value, index = jax.lax.top_k(best.reshape(batch, -1), width)
-    return value, index // width, take(token.reshape(batch, -1), index)
+    return value, index // most, take(token.reshape(batch, -1), index)
 
 
 def first_window(batch: int, nodes: int) -> Bool[Array, "B 1 N"]:

@@ -197,19 +197,20 @@ def check_draft(target: BoundLM, draft: BoundLM | None, strategy: Strategy) -> B
 
 
 def check_positions(
-    target: BoundLM, draft: BoundLM | None, prompt: int, new: int, depth: int
+    target: BoundLM, draft: BoundLM | None, prompt: int, new: int, lookahead: int
 ) -> None:
     """Check the deepest position of the last round.
 
     Raises:
       ValueError: it is past what either model was made for.
     """
-    need = prompt + new + max(depth - 1, 0)
+    ahead = max(lookahead - 1, 0)  # no round starts nearer to the limit than a token before it
+    need = prompt + new + ahead
     for name, lm in (("target", target), ("draft", draft)):
         if lm is not None and need > lm.model.max_positions:
             raise ValueError(
                 f"positions={lm.model.max_positions} of the {name} < {need} = prompt {prompt} + "
-                f"new {new} + look-ahead {max(depth - 1, 0)}: lower max_new_tokens or shorten "
+                f"new {new} + look-ahead {ahead}: lower max_new_tokens or shorten "
                 "the prompt"
             )
 

@@ -68,11 +68,11 @@ def commit(
     )
     return dataclasses.replace(
         state,
-        tokens=_write(state.tokens, block, state.length),
+        tokens=write_block(state.tokens, block, state.length),
         length=length,
         done=done,
         rounds=state.rounds + 1,
-        trace=jax.tree.map(lambda old, b: _write(old, b, state.length), state.trace, trace),
+        trace=jax.tree.map(lambda old, b: write_block(old, b, state.length), state.trace, trace),
         target_cache=target_cache,
         draft_cache=draft_cache,
     )
@@ -86,7 +86,7 @@ def _ending(draft: Draft, leaf, at_end: Array, at_limit: Array) -> Int[Array, " 
     return jnp.where(at_end, END, jnp.where(at_limit, LENGTH, ending))
 
 
-def _write(buffer: Array, block: Array, at: Int[Array, " B"]) -> Array:
+def write_block(buffer: Array, block: Array, at: Int[Array, " B"]) -> Array:
     """Write each row's block from slot `at[b]` on; what is past the commit is scratch.
 
     A select over the whole row: a batched update slice becomes a scatter, a loop on CPU.

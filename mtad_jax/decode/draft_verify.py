@@ -30,6 +30,11 @@ class DraftVerify:
         return self.drafter.depth
 
     @property
+    def lookahead(self) -> int:
+        """The target runs all that is drafted."""
+        return self.drafter.depth
+
+    @property
     def needs_draft(self) -> bool:
         """Whether a draft model must be given."""
         return self.drafter.needs_draft

@@ -7,14 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax import keys as rng
-from mtad_jax.decode.beams import (
-    Beams,
-    ancestors,
-    beam_step,
-    first_beam,
-    first_window,
-    lattice_window,
-)
+from mtad_jax.decode.beams import Beams, Lattice, grow_beams
 from mtad_jax.decode.law import extend, history, law
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Request
@@ -197,35 +190,12 @@ class Beam:
         """Return x* as a chain, or the whole lattice."""
         assert lm is not None
         logits, cache = last_logits(lm, state)
-        logits, past = logits[:, None], history(state, controls, lm.vocab_size)
-        batch = state.length.shape[0]
-        beams, levels = first_beam(batch), []
-        windows = [first_window(batch, self.nodes)]
-        for step in range(self.depth):
-            logq, noise = law(logits, past, controls, controls.draft_warp), None  # --> [B, U, V]
-            if self.draw == "sample":
-                keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
-                noise = rng.gumbel(keys, logq.shape[1:])
-            beams = beam_step(beams, logq, self.width, noise, controls)
-            first = 1 + step * self.width
-            windows.append(lattice_window(windows[-1], beams.parent, first))
-            levels.append(beams)
-            if step + 1 < self.depth:
-                at = state.length + step
-                logits, cache = lm.model.apply(
-                    lm.params,
-                    beams.token,
-                    positions=jnp.broadcast_to(at[:, None], beams.token.shape),
-                    write_at=state.length - 1 + first,
-                    prefix=state.length - 1,
-                    window=windows[-1],
-                    cache=cache,
-                )
-                logits = logits[:, :, : lm.vocab_size]
-                past = extend(past, beams.parent, beams.token, ~beams.filler)
-        if self.keep == "best":
-            return _best_path(state, levels), cache
-        return _lattice(state, levels, windows), cache
+        lattice, cache = grow_beams(
+            lm, logits[:, None], cache, state, controls, warp=controls.draft_warp,
+            widths=(self.width,) * self.depth, draw=self.draw,
+        )  # fmt: skip
+        make = _best_path if self.keep == "best" else _whole_lattice
+        return make(state, lattice), cache
 
 
 def last_logits(lm: BoundLM, state: DecodeState) -> tuple[Float[Array, "B V"], Any]:
@@ -276,12 +246,12 @@ def chain_draft(
     )
 
 
-def _lattice(state: DecodeState, levels: list[Beams], windows: list[Bool[Array, "B W N"]]) -> Draft:
+def _whole_lattice(state: DecodeState, lattice: Lattice) -> Draft:
     """Return every place of every depth as a node; x*'s ancestors are the reference."""
+    levels, best = lattice.levels, lattice.best
     width = levels[0].token.shape[1]
     root = take(state.tokens, state.length - 1)[:, None]
     no = jnp.zeros(root.shape, bool)
-    best = _best_places(levels)
     reference = [jnp.zeros(root.shape, jnp.float32)]
     parent = [jnp.zeros_like(root)]
     for step, (level, place) in enumerate(zip(levels, best, strict=True)):
@@ -296,17 +266,16 @@ def _lattice(state: DecodeState, levels: list[Beams], windows: list[Bool[Array, 
         reference=jnp.concatenate(reference, axis=1),
         length=_text_length(levels, best),
         logq=None,
-        window=jnp.concatenate(windows, axis=1),
+        window=jnp.concatenate(lattice.windows, axis=1),
         slot=None,
         depth=(0, *(1 + step for step in range(len(levels)) for _ in range(width))),
         scratch=1 + len(levels) * width,
     )
 
 
-def _best_path(state: DecodeState, levels: list[Beams]) -> Draft:
+def _best_path(state: DecodeState, lattice: Lattice) -> Draft:
     """Return x* as a chain; its slots in the draft's cache are still those of the lattice."""
-    width = levels[0].token.shape[1]
-    best = _best_places(levels)
+    levels, best = lattice.levels, lattice.best
 
     def along(field: str) -> Array:
         picked = [take(getattr(b, field), i) for b, i in zip(levels, best, strict=True)]
@@ -314,16 +283,10 @@ def _best_path(state: DecodeState, levels: list[Beams]) -> Draft:
 
     root = jnp.zeros((state.length.shape[0], 1))
     reference = jnp.concatenate([root, along("logq")], axis=1)
-    slot = [jnp.zeros_like(best[0])] + [1 + d * width + i for d, i in enumerate(best)]
+    slot = jnp.pad(lattice.nodes_of(best), ((0, 0), (1, 0)))
     draft = chain_draft(state, along("token"), ~along("filler"), reference)
-    scratch = 1 + len(levels) * width
-    return dataclasses.replace(draft, slot=jnp.stack(slot, axis=1), scratch=scratch)
-
-
-def _best_places(levels: list[Beams]) -> list[Int[Array, " B"]]:
-    """Return x*'s place at every depth: the valid beam with the largest log q at the last."""
-    last = levels[-1]
-    return ancestors(levels, jnp.argmax(jnp.where(last.valid, last.logq, -jnp.inf), axis=1))
+    scratch = 1 + sum(level.token.shape[1] for level in levels)
+    return dataclasses.replace(draft, slot=slot, scratch=scratch)
 
 
 def _text_length(levels: list[Beams], places: list[Int[Array, " B"]]) -> Int[Array, " B"]:
@@ -354,7 +317,7 @@ def check_trees(request: Request) -> None:
         )
 
 
-def check_draw(draw: str) -> None:
+def check_draw(draw: str, known: tuple[str, ...] = ("search", "sample")) -> None:
     """Raise ValueError on an unknown way to choose beams."""
-    if draw not in ("search", "sample"):
-        raise ValueError(f"draw={draw!r} must be search or sample")
+    if draw not in known:
+        raise ValueError(f"draw={draw!r} must be {' or '.join(known)}")

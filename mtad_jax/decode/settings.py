@@ -102,7 +102,7 @@ def check_settings(
         settings.get("seed", 0), settings.get("row_ids"), len(length), samples
     )
     longest, length = int(length.max()), np.repeat(length, samples)
-    checks.check_positions(target, draft, longest, new, strategy.depth)
+    checks.check_positions(target, draft, longest, new, strategy.lookahead)
     slots = checks.check_slots(settings.get("slots"), longest, new, strategy.scratch(new))
     controls = Controls(
         warp=warp,

@@ -159,6 +159,11 @@ class Strategy(Protocol):
         ...
 
     @property
+    def lookahead(self) -> int:
+        """Positions past the last committed token that a model runs in a round."""
+        ...
+
+    @property
     def needs_draft(self) -> bool:
         """Whether a draft model must be given."""
         ...
