@@ -17,8 +17,8 @@ from mtad_jax.decode.state import Controls
 from mtad_jax.testing import table_lm
 
 VOCAB, END, NEW = 12, 0, 10
-PROMPTS = np.random.default_rng(2).integers(1, VOCAB, (3, 9))
-LENGTHS = np.array([1, 9, 4])
+LENGTHS = np.array([1, 9, 4] + 9 * [1])  # short texts: a path has tokens that they have not
+PROMPTS = np.random.default_rng(2).integers(1, VOCAB, (len(LENGTHS), 9))
 SMALL = {
     "depth": 3, "width": 3, "chains": 2, "branching": (2, 2), "ngram": 1, "tau": 0.5,
     "leniency": 0.7, "epsilon": 0.3, "alpha": 0.3, "fallback": 0.2, "rollback": 3.0, "accept": 0.8,
@@ -169,14 +169,15 @@ def test_speculative_sampling_with_controls_has_samplings_law():
 
 def test_an_end_that_is_banned_never_comes():
     result = decode(RULES["sample"], Asked(banned=(END,), ends=(END,)))
-    assert result.length.tolist() == [NEW] * 3
+    assert result.length.tolist() == [NEW] * len(LENGTHS)
     assert END not in np.asarray(result.tokens)
 
 
 def test_a_seed_a_prompt_gives_its_texts_wherever_it_stands():
     call = {"asked": Asked(penalty=1.3), "samples": 3}
     rule = RULES["speculative"]
-    base = texts(decode(rule, seed=[5, 6, 7], **call))
+    few = {"prompts": PROMPTS[:3], "lengths": LENGTHS[:3], "seed": [5, 6, 7]}
+    base = texts(decode(rule, **few, **call))
     assert len({tuple(text) for text in base}) == 9
     order = [2, 0, 1]
     turned = decode(rule, prompts=PROMPTS[order], lengths=LENGTHS[order], seed=[7, 5, 6], **call)
@@ -184,9 +185,9 @@ def test_a_seed_a_prompt_gives_its_texts_wherever_it_stands():
     assert [got[3 * order.index(i) + s] for i in range(3) for s in range(3)] == base
     alone = decode(rule, prompts=PROMPTS[1:2], lengths=LENGTHS[1:2], seed=[6], **call)
     assert texts(alone) == base[3:6]
-    one = decode(rule, asked=call["asked"], seed=[5, 6, 7])
+    one = decode(rule, asked=call["asked"], **few)
     assert texts(one) == base[::3]  # the first sample is what one sample would be
-    ids = decode(rule, seed=[5, 6, 7], row_ids=[2, 1, 0] * 3, **call)
+    ids = decode(rule, **few, row_ids=[2, 1, 0] * 3, **call)
     assert texts(ids) == [base[3 * i + s] for i in range(3) for s in (2, 1, 0)]
 
 
