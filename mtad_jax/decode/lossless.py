@@ -144,8 +144,7 @@ class TreeRejection:
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on a draft not drawn from q, or drawn in the other way."""
         check_drawn(drafter, "tree rejection")
-        # A chain has no siblings, and says nothing of them.
-        if getattr(drafter, "replace", self.replace) != self.replace:
+        if not drafter.chain and getattr(drafter, "replace", None) != self.replace:
             raise ValueError(
                 f"replace={self.replace}: the tree is drawn with replace={not self.replace}, and "
                 "judged otherwise the text would lose the target's law: give both the same"
@@ -235,8 +234,9 @@ class SpecTr:
         if self.rho not in ("best", "chains"):
             raise ValueError(f"rho={self.rho!r} must be best or chains")
         check_drawn(drafter, "SpecTr")
-        branching = getattr(drafter, "branching", (1,))  # a chain is one chain
-        if max(branching[1:], default=1) > 1 or not getattr(drafter, "replace", True):
+        branching = getattr(drafter, "branching", ())
+        single = set(branching[1:]) <= {1} and getattr(drafter, "replace", None) is True
+        if not (drafter.chain or single):
             raise ValueError(
                 f"branching={branching}: SpecTr judges independent chains: draft with "
                 "Tree((n, 1, ..., 1), replace=True)"

@@ -1,0 +1,400 @@
+"""Every rule on drafts small enough to judge by hand, and what each refuses."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtad_jax import keys as rng
+from mtad_jax import recipes
+from mtad_jax.decode.drafters import Beam, Chain, NoDraft
+from mtad_jax.decode.lookup import Lookup
+from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
+from mtad_jax.decode.state import Controls
+from mtad_jax.decode.strategy import Request
+from mtad_jax.decode.trees import Tree
+from mtad_jax.decode.verifiers import JointThreshold, Rollback, Threshold, Typical
+from mtad_jax.tree import Draft
+from mtad_jax.warp import Warp
+
+CONTROLS = Controls(Warp(), Warp(), jnp.zeros((0,), jnp.int32))
+NEVER = 0.999999  # a uniform that passes only what is certain
+
+
+def log(rows):
+    with np.errstate(divide="ignore"):
+        return jnp.log(jnp.asarray(rows, jnp.float32))
+
+
+def draft_of(tokens, branching, q=None, *, valid=None, reference=None, filler=None):
+    """One row: nodes 1, 2, ... of a tree; q after each node above the last level."""
+    sizes = [int(np.prod(branching[:d])) for d in range(len(branching) + 1)]
+    depth = tuple(d for d, size in enumerate(sizes) for _ in range(size))
+    parent, first = [0], 0
+    for size, count in zip(sizes, branching, strict=False):
+        parent += [first + i // count for i in range(size * count)]
+        first += size
+    nodes = len(depth)
+    filler = np.zeros(nodes, bool) if filler is None else np.array([False, *filler])
+    valid = np.ones(nodes - 1, bool) if valid is None else np.array(valid, bool)
+    if reference is None:
+        reference = [0.0] * nodes
+    chain = len(branching) == nodes - 1
+    text = valid & ~filler[1:]
+    return Draft(
+        tokens=jnp.asarray([[0, *tokens]]), parent=jnp.asarray([parent]),
+        valid=jnp.asarray([[False, *valid]]), filler=jnp.asarray(filler[None]),
+        reference=jnp.asarray([reference], jnp.float32),
+        length=jnp.asarray([text.sum() if chain else len(branching)]),
+        logq=None if q is None else log([q]),
+        window=None if chain else jnp.eye(nodes, dtype=bool)[None], slot=None,
+        depth=depth, scratch=nodes,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    """Return what judges a draft by p after every node: the leaf, and the normalised bonus."""
+
+    def run(rule, draft, p, u=None, *, raw=None):
+        def uniform(keys, shape):
+            assert shape == np.shape(u), "the documented draws"
+            return jnp.asarray([u], jnp.float32)
+
+        monkeypatch.setattr(rng, "uniform", uniform)
+        logp, logits = log([p]), log([p if raw is None else raw])
+        verdict = rule.verify(draft, logp, logits, jax.random.key(0)[None], CONTROLS)
+        bonus = np.exp(np.asarray(verdict.bonus[0], float))
+        assert np.isfinite(bonus).all() and bonus.sum() > 0
+        return int(verdict.leaf[0]), (bonus / bonus.sum()).round(5).tolist()
+
+    return run
+
+
+P0, Q0 = [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]  # p/q = 2, 1, 1/2; the residual is token 0
+P1, Q1 = [0.2, 0.4, 0.4], [0.4, 0.2, 0.4]  # p/q = 1/2, 2, 1; the residual is token 1
+P2 = [0.1, 0.2, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "u", "leaf", "bonus"),
+    [
+        ((2, 1), (0.49, 0.9), 2, P2),
+        ((2, 1), (0.5, 0.0), 0, [1, 0, 0]),  # strict: u = p/q fails, and ends the scan
+        ((0, 0), (0.9, 0.51), 1, [0, 1, 0]),
+        ((0, 0), (0.9, 0.49), 2, P2),
+    ],
+)
+def test_speculative_sampling(judge, tokens, u, leaf, bonus):
+    draft = draft_of(tokens, (1, 1), [Q0, Q1])
+    assert judge(Rejection(), draft, [P0, P1, P2], u) == (leaf, bonus)
+
+
+def test_leniency_divides_q_but_not_the_residuals(judge):
+    draft = draft_of((2, 1), (1, 1), [Q0, Q1])
+    # p/(l q) = 0.5 / 0.8 = 0.625
+    assert judge(Rejection(0.8), draft, [P0, P1, P2], (0.62, 0.9)) == (2, P2)
+    assert judge(Rejection(0.8), draft, [P0, P1, P2], (0.63, 0.9)) == (0, [1, 0, 0])
+    assert not Rejection(0.8).lossless and Rejection().lossless
+    assert not recipes.lenient(2).lossless and recipes.lenient(2, 1.0).lossless
+
+
+LOSSLESS = [Rejection(), BlockVerification(), TreeRejection(True), TreeRejection(False), SpecTr()]
+
+
+@pytest.mark.parametrize("rule", LOSSLESS, ids=lambda rule: type(rule).__name__)
+def test_what_every_lossless_rule_does_with_one_token(judge, rule):
+    """One drafted token is tested by u < p/q by all of them."""
+    for token, u, leaf in [(2, 0.49, 1), (2, 0.51, 0), (0, NEVER, 1), (1, NEVER, 1)]:
+        draft = draft_of((token,), (1,), [Q0])
+        want = (1, P1) if leaf else (0, [1, 0, 0])
+        assert judge(rule, draft, [P0, P1], (u,)) == want, (token, u)
+    never = draft_of((1,), (1,), [[0, 1, 0]])  # p = 0 does not pass, even at u = 0
+    assert judge(rule, never, [[0.5, 0, 0.5], P1], (0.0,)) == (0, [0.5, 0, 0.5])
+    unlikely = draft_of((1,), (1,), [[0.5, 1e-30, 0.5]])  # q near 0 always passes
+    assert judge(rule, unlikely, [P0, P1], (NEVER,)) == (1, P1)
+
+
+@pytest.mark.parametrize("rule", LOSSLESS, ids=lambda rule: type(rule).__name__)
+def test_ended_and_empty_chains(judge, rule):
+    """A chain of e tokens is one of depth e: after all of them, and after none, p follows."""
+    ended = draft_of((0, 2), (1, 1), [Q0, [1, 0, 0]], valid=(True, False))
+    assert judge(rule, ended, [P0, P1, P2], (NEVER, 0.0)) == (1, P1)
+    ended = draft_of((2, 2), (1, 1), [Q0, [1, 0, 0]], valid=(True, False))
+    assert judge(rule, ended, [P0, P1, P2], (0.49, 0.0)) == (1, P1)
+    assert judge(rule, ended, [P0, P1, P2], (0.51, 0.0)) == (0, [1, 0, 0])
+    empty = draft_of((2, 2), (1, 1), [Q0, Q1], valid=(False, False))
+    assert judge(rule, empty, [P0, P1, P2], (0.0, 0.0)) == (0, P0)
+
+
+@pytest.mark.parametrize("rule", LOSSLESS, ids=lambda rule: type(rule).__name__)
+def test_a_residual_without_mass_is_the_p_before_it(judge, rule):
+    """Only rounding can reject a token where p = q: here a uniform that no draw gives."""
+    draft = draft_of((1,), (1,), [P0])
+    assert judge(rule, draft, [P0, P1], (1.0,)) == (0, P0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "u", "leaf", "bonus"),
+    [
+        # P_1 = 0.5/0.8 = 0.625; S_1 = 0.625 * 0.9 - 0.5 = 0.0625; h_1 = 0.0625/0.4375 = 1/7
+        # token 0 next: P_2 = min(1, 0.625 * 0.9/0.5) = 1; token 1: P_2 = 0.625 * 0.1/0.5 = 0.125
+        ((0, 0), (NEVER, NEVER), 2, [0.3, 0.7]),  # prefix 1 fails, prefix 2 passes
+        ((0, 1), (NEVER, 0.124), 2, [0.3, 0.7]),
+        ((0, 1), (0.142, 0.126), 1, [1, 0]),  # max(0, 0.625 p - q) = 0.0625, 0
+        ((0, 1), (0.144, 0.126), 0, [0, 1]),
+    ],
+)
+def test_block_verification(judge, tokens, u, leaf, bonus):
+    p, q = [[0.5, 0.5], [0.9, 0.1], [0.3, 0.7]], [[0.8, 0.2], [0.5, 0.5]]
+    draft = draft_of(tokens, (1, 1), q)
+    assert judge(BlockVerification(), draft, p, u) == (leaf, bonus)
+
+
+def test_block_verification_goes_on_after_a_token_that_is_too_likely(judge):
+    """P_j is capped at 1, so what p gives too much of is not spent on later tokens."""
+    p, q = [[0.8, 0.2], [0.5, 0.5], [0.3, 0.7]], [[0.2, 0.8], [0.8, 0.2]]
+    draft = draft_of((0, 0), (1, 1), q)  # P_1 = min(1, 4) = 1, P_2 = 0.5/0.8 = 0.625
+    assert judge(BlockVerification(), draft, p, (NEVER, 0.62)) == (2, [0.3, 0.7])
+    assert judge(BlockVerification(), draft, p, (NEVER, 0.63)) == (1, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("replace", "u", "leaf", "bonus"),
+    [
+        # token 0: p/q = 0.1/0.6. Rejected: p = norm(0, 0.2, 0.3) = 0, 0.4, 0.6
+        (True, (0.16, 0.0, 0.0), 1, P1),
+        (True, (0.17, NEVER, 0.0), 2, P2),  # 0.4/0.3 > 1
+        # without replacement q = 0, 0.75, 0.25 now: token 1 passes below 0.4/0.75 = 0.5333
+        (False, (0.17, 0.53, 0.0), 2, P2),
+        (False, (0.17, 0.54, NEVER), 3, [1, 0, 0]),  # p = norm(0, 0, 0.35): token 2 is certain
+    ],
+)
+def test_siblings_are_tried_in_draw_order(judge, replace, u, leaf, bonus):
+    draft = draft_of((0, 1, 2), (3,), [[0.6, 0.3, 0.1]])
+    p = [[0.1, 0.5, 0.4], P1, P2, [1, 0, 0]]
+    assert judge(TreeRejection(replace), draft, p, u) == (leaf, bonus)
+
+
+def test_equal_siblings_are_tried_one_by_one(judge):
+    p, q = [[0.75, 0.25], [0.6, 0.4], [0.6, 0.4]], [[1.0, 0.0]]
+    draft = draft_of((0, 0), (2,), q)  # p/q = 0.75; then p = norm(0, 0.25), and never token 0
+    assert judge(TreeRejection(True), draft, p, (0.74, 0.0)) == (1, [0.6, 0.4])
+    assert judge(TreeRejection(True), draft, p, (0.76, 0.0)) == (0, [0, 1])
+
+
+def test_a_child_that_the_support_could_not_give_is_skipped(judge):
+    draft = draft_of((0, 1), (2,), [[1.0, 0.0]], valid=(True, False))
+    p = [[0.5, 0.5], [1, 0], [1, 0]]
+    assert judge(TreeRejection(False), draft, p, (0.6, 0.0)) == (0, [0, 1])
+
+
+def test_a_tree_starts_afresh_at_every_node(judge):
+    """Node 2 is accepted; its children are nodes 5 and 6, by u[4] and u[5] and node 2's laws."""
+    p = [[0.1, 0.5, 0.4], P2, P0, *[[1, 0, 0]] * 4]
+    q = [[0.6, 0.3, 0.1], Q1, Q0]
+    draft = draft_of((0, 1, 0, 0, 2, 2), (2, 2), q)
+    u = [0.17, 0.5, 0.0, 0.0, 0.51, 0.0]
+    # node 5 holds token 2 with p/q = 1/2; rejected: p = token 0, so node 6 cannot pass
+    assert judge(TreeRejection(True), draft, p, u) == (2, [1, 0, 0])
+    u[4] = 0.49
+    assert judge(TreeRejection(True), draft, p, u) == (5, [1, 0, 0])
+
+
+def test_spectr_accepts_by_the_best_rho(judge):
+    # beta = 0.5/rho, so 0.5 = 1 - (1 - 0.5/rho)^2: rho = 1 + sqrt(0.5), p/(rho q) = 0.29289
+    p, draft = [[0.5, 0.5], *[[0.3, 0.7]] * 2], draft_of((0, 0), (2,), [[1.0, 0.0]])
+    assert judge(SpecTr(), draft, p, (0.292, NEVER)) == (1, [0.3, 0.7])
+    assert judge(SpecTr(), draft, p, (0.294, 0.292)) == (2, [0.3, 0.7])
+    assert judge(SpecTr(), draft, p, (0.294, 0.294)) == (0, [0, 1])
+
+
+def test_spectr_with_the_number_of_chains(judge):
+    # rho = 2, beta = 0.25: of 0.5 the tests take 0.25 (1 - 0.75^2)/0.25 = 0.4375
+    p, draft = [[0.5, 0.5], *[[0.3, 0.7]] * 2], draft_of((0, 0), (2,), [[1.0, 0.0]])
+    assert judge(SpecTr("chains"), draft, p, (NEVER, 0.249)) == (2, [0.3, 0.7])
+    assert judge(SpecTr("chains"), draft, p, (0.251, 0.251)) == (0, [0.11111, 0.88889])
+
+
+def test_spectr_goes_on_with_all_chains_that_have_the_token(judge):
+    """Chain 1 was rejected and chain 2 accepted with one token: both are tried at the next."""
+    q = [[0.5, 0.5], *[[0.2, 0.8]] * 2]
+    draft = draft_of((0, 0, 0, 1), (2, 1), q)
+    p = [[0.25, 0.75], *[[0.5, 0.5]] * 2, [1, 0], [0, 1]]
+    assert judge(SpecTr(), draft, p, (NEVER, 0.0, 0.5, 0.0)) == (3, [1, 0])  # token 0 of chain 1
+    other = draft_of((0, 1, 0, 0), (2, 1), q)
+    # chain 1 is not alive after token 1, and one chain is speculative sampling: p/q = 5/2
+    assert judge(SpecTr(), other, p, (NEVER, 0.0, 0.0, NEVER)) == (4, [0, 1])
+
+
+def test_spectr_where_nothing_overlaps(judge):
+    draft = draft_of((0, 0), (2,), [[1.0, 0.0]])
+    for rho in ("best", "chains"):
+        assert judge(SpecTr(rho), draft, [[0, 1], P0[:2], P0[:2]], (0.0, 0.0)) == (0, [0, 1])
+
+
+def test_one_threshold_a_token_against_one_for_the_block(judge):
+    # p/q = 1/4, then 4: the block's is 1
+    p, reference = [[0.25, 0.75], [1.0, 0.0], [0.3, 0.7]], np.log([1, 1, 0.25])
+    draft = draft_of((0, 0), (1, 1), reference=reference)
+    assert judge(Threshold(0.3), draft, p) == (0, [0.25, 0.75])
+    assert judge(JointThreshold(0.3), draft, p) == (2, [0.3, 0.7])
+    assert judge(Threshold(0.24), draft, p) == (2, [0.3, 0.7])
+    assert judge(Threshold(0.25), draft, p) == (0, [0.25, 0.75])  # strict
+    first = draft_of((1, 0), (1, 1), reference=np.log([1, 1, 1]))
+    assert judge(Threshold(0.7), first, [p[0], [0.7, 0.3], p[2]]) == (1, [0.7, 0.3])
+    zero = draft_of((1, 0), (1, 1), reference=[0.0, -80.0, -160.0])  # p = 0 never passes
+    assert judge(Threshold(1e-30), zero, [[1, 0], p[1], p[2]]) == (0, [1, 0])
+
+
+FLAT, PEAK = [0.25] * 4, [0.97, 0.01, 0.01, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("p", "token", "passes"),
+    [
+        (FLAT, 3, True),  # exp(-H) = 1/4: least = min(0.09, 0.075)
+        (PEAK, 0, True),
+        (PEAK, 1, False),  # H = 0.1677: least = min(0.09, 0.2537)
+        ([0.5, 0.41, 0.09, 0], 2, False),  # strict
+        ([0.5, 0.4, 0.1, 0], 2, True),
+        ([1, 0, 0, 0], 1, False),
+        ([1, 0, 0, 0], 0, True),
+    ],
+)
+def test_typical_acceptance_of_a_token(judge, p, token, passes):
+    draft = draft_of((token,), (1,))
+    want = (1, FLAT) if passes else (0, np.round(p, 5).tolist())
+    assert judge(Typical(0.09, 0.3), draft, [p, FLAT]) == want
+
+
+def test_typical_acceptance_of_a_tree(judge):
+    p = [[0.5, 0.4, 0.08, 0.02], PEAK, PEAK, *[FLAT] * 4]
+    rule = Typical(0.09, 0.3)
+    below = draft_of((2, 1, 0, 0, 1, 2), (2, 2))  # node 1 fails, so its children do
+    assert judge(rule, below, p) == (2, PEAK)
+    draft = draft_of((1, 0, 0, 1, 0, 0), (2, 2))  # 0.4 * 0.97 against 0.5 * 0.97, twice
+    assert judge(rule, draft, p) == (5, FLAT)
+    last = draft_of((1, 0, 0, 1, 0, 0), (2, 2), valid=(True, True, True, True, False, False))
+    assert judge(rule, last, p) == (3, FLAT)
+    ended = draft_of((1, 0, 9, 9, 1, 1), (2, 2), filler=(0, 0, True, False, 0, 0),
+                     valid=(True, True, True, False, True, True))  # fmt: skip
+    assert judge(rule, ended, p)[0] == 3  # the path that ended keeps its place
+    nothing = draft_of((3, 3), (2,))
+    assert judge(rule, nothing, p[:3]) == (0, p[0])
+
+
+def test_rollback_looks_at_raw_probabilities(judge):
+    p = [[0.7, 0.3, 0], [0.2, 0.8, 0], [0.9, 0.1, 0]]
+    raw = [[0.5, 0.25, 0.25], [0.5, 0.5, 0], [0.9, 0.1, 0]]
+    draft = draft_of((1, 0), (1, 1), [[0, 1, 0], [1, 0, 0]])
+    # -log 0.25 = 1.386, -log 0.5 = 0.693
+    assert judge(Rollback(1.39), draft, p, raw=raw) == (2, [0.9, 0.1, 0])
+    assert judge(Rollback(1.38), draft, p, raw=raw) == (0, [0.7, 0.3, 0])  # p, not a residual
+    swapped = draft_of((0, 0), (1, 1), [[1, 0, 0], [1, 0, 0]])
+    assert judge(Rollback(0.70), swapped, p, raw=[raw[1], raw[0], raw[2]]) == (2, [0.9, 0.1, 0])
+    warped_away = draft_of((2, 0), (1, 1), [[0, 0, 1], [1, 0, 0]])
+    assert judge(Rollback(5.0), warped_away, p, raw=raw)[0] == 2
+    empty = draft_of((2, 0), (1, 1), [[0, 0, 1], [1, 0, 0]], valid=(False, False))
+    assert judge(Rollback(5.0), empty, p, raw=raw) == (0, [0.7, 0.3, 0])
+    sure = draft_of((0,), (1,), [[1, 0, 0]])
+    assert judge(Rollback(0.0), sure, [[1, 0, 0], P0], raw=[[1, 0, 0], P0]) == (1, P0)
+
+
+def test_rows_are_judged_on_their_own(judge, monkeypatch):
+    """Three rows in one call give what each gives alone, for every rule."""
+    cases = [((2, 1), (0.49, 0.9)), ((2, 1), (0.5, 0.0)), ((0, 0), (0.9, 0.51))]
+    drafts = [draft_of(tokens, (1, 1), [Q0, Q1]) for tokens, _ in cases]
+    every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drafts)
+    logp, keys = log([[P0, P1, P2]] * 3), jax.random.split(jax.random.key(0), 3)
+    for rule in [*LOSSLESS, Threshold(0.6), Typical(0.3, 0.9), Rollback(1.0)]:
+        alone = [judge(rule, d, [P0, P1, P2], u) for d, (_, u) in zip(drafts, cases, strict=True)]
+        monkeypatch.setattr(rng, "uniform", lambda *_: jnp.asarray([u for _, u in cases]))
+        verdict = rule.verify(every, logp, logp, keys, CONTROLS)
+        assert verdict.leaf.tolist() == [leaf for leaf, _ in alone], rule
+        bonus = np.exp(verdict.bonus)
+        bonus /= bonus.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(bonus, [law for _, law in alone], atol=2e-5)
+
+
+NAN = float("nan")
+CHAIN, BEST = Chain(2), Beam(2, 2, "search", "best")
+LATTICE = Beam(2, 2, "search", "tree")
+TREE, DISTINCT = Tree((2, 1), True), Tree((2, 1), False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "drafter", "message"),
+    [
+        (Rejection(0.0), CHAIN, r"leniency=0\.0 must be in \(0, 1\]"),
+        (Rejection(1.1), CHAIN, r"leniency=1\.1"),
+        (Rejection(NAN), CHAIN, r"leniency=nan"),
+        (Rejection(), TREE, "drafter=Tree: speculative sampling judges a chain"),
+        (Rejection(), BEST, "drafter=Beam: .* drawn from q, .* draft with Chain, Tree or Lookup"),
+        (Rejection(), NoDraft(), "drafter=NoDraft"),
+        (BlockVerification(), TREE, "drafter=Tree: block verification judges a chain"),
+        (BlockVerification(), BEST, "drafter=Beam: block verification needs tokens drawn"),
+        (TreeRejection(True), LATTICE, "drafter=Beam: tree rejection needs tokens drawn"),
+        (TreeRejection(True), DISTINCT, "replace=True: the tree is drawn with replace=False"),
+        (TreeRejection(False), TREE, "replace=False: the tree is drawn with replace=True"),
+        (SpecTr(), LATTICE, "drafter=Beam: SpecTr needs tokens drawn"),
+        (SpecTr(), DISTINCT, r"branching=\(2, 1\): .* replace=True"),
+        (SpecTr(), Tree((2, 2), True), r"branching=\(2, 2\): .* independent chains"),
+        (SpecTr("least"), TREE, "rho='least' must be best or chains"),
+        (Threshold(0.0), BEST, r"tau=0\.0 must be > 0"),
+        (Threshold(0.5), LATTICE, "drafter=Beam: fixed-threshold .* judges a chain"),
+        (Typical(0.0, 0.3), CHAIN, r"epsilon=0\.0 must be in \(0, 1\]"),
+        (Typical(0.1, 0.0), CHAIN, r"alpha=0\.0 must be finite and > 0"),
+        (Typical(0.1, NAN), CHAIN, r"alpha=nan"),
+        (Rollback(-1.0), CHAIN, r"rollback=-1\.0 must be >= 0"),
+        (Rollback(NAN), CHAIN, r"rollback=nan"),
+        (Rollback(5.0), TREE, "drafter=Tree: BiLD judges a chain"),
+    ],
+)
+def test_refused(rule, drafter, message):
+    with pytest.raises(ValueError, match=message) as error:
+        rule.check(drafter, Request())
+    assert "\n" not in str(error.value)
+
+
+def test_bild_refuses_a_repetition_penalty():
+    with pytest.raises(ValueError, match="repetition_penalty: BiLD .*: use speculative or block"):
+        recipes.bild().check(Request(penalty=True))
+
+
+def test_what_is_taken():
+    chains, lossy = [CHAIN, Lookup(2, 1)], [Threshold(0.5), Typical(0.09, 0.3), Rollback(5.0)]
+    for rule, drafter in [
+        *itertools.product(LOSSLESS, chains),
+        *itertools.product(lossy, [*chains, BEST]),
+        (TreeRejection(True), TREE), (TreeRejection(False), DISTINCT), (SpecTr(), TREE),
+        *((Typical(0.09, 0.3), drafter) for drafter in (LATTICE, TREE, DISTINCT)),
+    ]:  # fmt: skip
+        rule.check(drafter, Request())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: recipes.threshold(draft="tree"), "draft='tree' must be one of beam, chain"),
+        (lambda: recipes.threshold(width=2, draft="chain"), "width=2: a chain has none"),
+        (lambda: recipes.typical(draft="trees"), "draft='trees' must be .* beam, chain, tree"),
+        (lambda: recipes.typical(width=4, draft="chain"), "width=4: a chain has none"),
+        (lambda: recipes.typical(0, draft="tree"), "depth=0 must be >= 1"),
+        (lambda: recipes.spectr(0), "depth=0 must be >= 1"),
+        (lambda: recipes.spectr(2, 0), "chains=0 must be >= 1"),
+    ],
+)
+def test_recipes_refuse(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_recipes_by_default_draft_as_wide_as_mtad():
+    for recipe in (recipes.threshold(), recipes.typical()):
+        assert recipe.drafter.width == recipes.mtad().drafter.width
+    assert recipes.typical(3, draft="tree").drafter == Tree((4, 1, 1), False)
+    assert recipes.spectr(3, 2).drafter == Tree((2, 1, 1), True)
+    assert recipes.specinfer([2, 2]).drafter.branching == (2, 2)
