@@ -1,6 +1,9 @@
 """Multi-token assisted decoding for JAX: faster and better text from large language models."""
 
 from mtad_jax import recipes
+from mtad_jax.calibration.calibrate import calibrate
+from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoint import LoadedModel, load
 from mtad_jax.decode.certificate import Certificate, certificate
 from mtad_jax.decode.generate import generate, stream
@@ -14,6 +17,8 @@ __all__ = [
     "Block",
     "BoundLM",
     "CausalLM",
+    "Calibration",
+    "Candidate",
     "Certificate",
     "Completion",
     "DecodeResult",
@@ -23,6 +28,7 @@ __all__ = [
     "Pipeline",
     "Tokenizer",
     "Warp",
+    "calibrate",
     "certificate",
     "generate",
     "load",

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "errors",
-    "types lazy atomic cli token_bytes tokenizer_settings models decode",
+    "types lazy atomic cli token_bytes tokenizer_settings models decode calibration",
     "warp keys tree cache orbax_io torch_reader tokenizer_files",
     "models.base models.layers decode.state hf_reader tokenizers",
     "models.llama models.opt decode.law decode.result decode.strategy detokenize",
@@ -19,10 +19,11 @@ FLOORS = [
     "decode.draft_verify decode.beam_search decode.settings checkpoint hf_writer "
     "decode.trees decode.lookup decode.confident decode.mtjd",
     "recipes decode.generate",
-    "pipeline",
-    "testing.fakes testing.models testing.results",
-    "testing.strategies",
-    "testing",
+    "pipeline calibration.candidates calibration.calls",
+    "testing.fakes testing.models testing.results calibration.meter",
+    "testing.strategies calibration.decide calibration.predict",
+    "testing calibration.report",
+    "calibration.calibrate",
     "",  # mtad_jax/__init__.py: the public names
 ]
 OUTSIDE = ("configs", "experiments", "checkpoints_convert")

@@ -1,0 +1,1 @@
+"""Which decoding rule pays, measured on the user's own models, machine and prompts."""

@@ -1,0 +1,84 @@
+"""The decoding rules that compete, and what is refused before anything is measured."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mtad_jax import recipes
+from mtad_jax.decode.strategy import Strategy
+
+_SIZES = ("depth", "branching")  # settings in which the rules of one family differ
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A rule with its settings.
+
+    Attributes:
+      name: of its recipe, as `--strategy` names it.
+      settings: the recipe's keyword arguments that were given.
+      strategy: the rule itself.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    strategy: Strategy
+
+    @classmethod
+    def of(cls, name: str, **settings: Any) -> "Candidate":
+        """Return the rule `recipes.<name>(**settings)`.
+
+        Raises:
+          ValueError: there is no such recipe.
+        """
+        recipe = getattr(recipes, name, None)
+        if recipe is None or name.startswith("_"):
+            raise ValueError(f"candidate {name!r} is no recipe: see mtad_jax.recipes")
+        return cls(name, settings, recipe(**settings))
+
+    @property
+    def label(self) -> str:
+        """Name and settings on one line; tells candidates apart."""
+        return " ".join([self.name, *(f"{k}={_show(v)}" for k, v in self.settings.items())])
+
+    @property
+    def family(self) -> str:
+        """What the rules share whose acceptance is predicted from one probe.
+
+        All settings but the depth; of a tree's branching the first number counts. What is not
+        quite alike in a family only blurs a prediction: the choice is made on timings.
+        """
+        same = {k: v for k, v in self.settings.items() if k not in _SIZES}
+        if "branching" in self.settings:
+            same["first"] = self.settings["branching"][0]
+        return " ".join([self.name, *(f"{k}={_show(v)}" for k, v in same.items())])
+
+    @property
+    def greedy_at_zero(self) -> bool:
+        """Whether it is known to be plain greedy decoding at temperature 0.
+
+        A lossless rule is: the target's law is one token then. So is a rule with a bound on every
+        accepted block's log-ratio: a block with a token that is not the argmax has none.
+        """
+        return self.strategy.lossless or self.strategy.bound is not None
+
+
+def default_candidates(*, draft: bool) -> tuple[Candidate, ...]:
+    """Return the rules that compete unless told otherwise; without a draft model, lookup only."""
+    of = Candidate.of
+    found = [of("lookup", depth=depth, ngram=3) for depth in (2, 4, 8)]
+    if not draft:
+        return tuple(found)
+    found += [of("speculative", depth=depth) for depth in (1, 2, 3, 4, 6)]
+    found += [of("block", depth=depth) for depth in (2, 4, 6)]
+    for branching in ((2, 2), (2, 2, 2), (4, 2), (4, 2, 2)):
+        found.append(of("mcsd", branching=branching))
+    found += [of("specinfer", branching=branching) for branching in ((4, 2), (4, 2, 2))]
+    found += [of("mtad", depth=depth, width=4) for depth in (2, 3, 4, 6)]
+    found += [of("mmtad", depth=depth, width=w) for w in (2, 4) for depth in (2, 3, 4, 6)]
+    return tuple(found)
+
+
+def _show(value: Any) -> str:
+    """Return a setting as a flag takes it: 4,2,2 for a branching."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"

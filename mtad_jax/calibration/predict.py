@@ -1,0 +1,67 @@
+"""Tokens per second of rules that were not run, from model costs and one probe a family."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mtad_jax.calibration.calls import Calls
+from mtad_jax.calibration.meter import Decoded, Meter
+
+_POINTS = 5  # sizes of a call that are timed; those between are interpolated
+_LEAST = 0.1  # share of the model calls' time that a round takes at least, whatever the probe says
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """The deepest rule of a family, as it was run.
+
+    Attributes:
+      calls: of one of its rounds.
+      decoded: its groups of prompts.
+    """
+
+    calls: Calls
+    decoded: Sequence[Decoded]
+
+    @property
+    def round_seconds(self) -> float:
+        """Seconds of a round."""
+        return sum(d.seconds for d in self.decoded) / sum(d.rounds for d in self.decoded)
+
+    def tokens_a_round(self, depth: int) -> float:
+        """Return a row's tokens a round at a lower depth: the bonus, and what was accepted there.
+
+        The share of rounds that accept i tokens is taken to be the same at every depth.
+        """
+        accepted = np.sum([d.accepted_at for d in self.decoded], axis=0)[:depth]
+        return 1 + float(np.sum(accepted)) / sum(d.row_rounds for d in self.decoded)
+
+
+def call_costs(meter: Meter, every: Sequence[Calls]) -> Callable[[Calls], float]:
+    """Time each model's calls at a few sizes; return the seconds of a round's calls."""
+    tables = {}
+    for model in ("target", "draft"):
+        sizes = sorted({n for calls in every for n in getattr(calls, model)})
+        if len(sizes) > _POINTS:
+            ranks = np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int)
+            sizes = [sizes[i] for i in ranks]
+        tables[model] = sizes, [meter.call_seconds(model, n) for n in sizes]
+
+    def cost(calls: Calls) -> float:
+        return float(sum(np.interp(n, *tables[m]) for m in tables for n in getattr(calls, m)))
+
+    return cost
+
+
+def predicted_ratio(
+    calls: Calls, depth: int, probe: Probe, plain: Probe, cost: Callable[[Calls], float]
+) -> float:
+    """Return a rule's predicted tokens per second over plain decoding's.
+
+    A round takes the time of its model calls, and beside it what the family's probe took beside
+    its own: drawing, judging, committing.
+    """
+    beside = probe.round_seconds - cost(probe.calls)
+    seconds = max(cost(calls) + beside, _LEAST * cost(calls))
+    return probe.tokens_a_round(depth) / seconds * plain.round_seconds

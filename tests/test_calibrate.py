@@ -1,0 +1,315 @@
+"""Calibration: what it decides on given measurements, and one real run on a tiny pair."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+import mtad_jax
+from mtad_jax import recipes
+from mtad_jax.calibration.calls import Calls, round_calls
+from mtad_jax.calibration.candidates import Candidate, default_candidates
+from mtad_jax.calibration.decide import Interval, perplexity_ratio, speed_ratio, why_not
+from mtad_jax.calibration.meter import Decoded, EngineMeter
+from mtad_jax.calibration.predict import Probe, call_costs, predicted_ratio
+from mtad_jax.decode.loop import run as compiled
+from mtad_jax.decode.state import Controls
+from mtad_jax.testing import table_lm, tiny_pair
+from mtad_jax.warp import Warp
+
+WARP = Warp(1.0, 0.9, 10)
+ROUNDS = 20  # of a fake group of prompts
+
+
+@dataclasses.dataclass
+class FakeMeter:
+    """A machine of given costs: no models, no clock but the time that it says it took.
+
+    rate: chance that the next drafted token is accepted, a name's. gain: a name's log-perplexity
+    below plain decoding's. noise: relative, of a timing; a group's own is worse than the other's.
+    """
+
+    draft_seconds: float = 0.001
+    target_seconds: float = 0.01
+    node_seconds: float = 0.0002
+    beside: float = 0.0005
+    rate: dict = dataclasses.field(default_factory=dict)
+    gain: dict = dataclasses.field(default_factory=dict)
+    noise: float = 0.0
+    fresh_slower: float = 1.0
+    names: dict = dataclasses.field(default_factory=dict)
+    now: float = 0.0
+    groups: int = 8
+    seen: list = dataclasses.field(default_factory=list)
+    compiled: set = dataclasses.field(default_factory=set)
+
+    def clock(self):
+        return self.now
+
+    @property
+    def programs(self):
+        return len(self.compiled)
+
+    def name(self, strategy):
+        return self.names.get(strategy, "sample")
+
+    def check(self, strategy):
+        if self.name(strategy) == "beam":
+            raise ValueError("trees are not possible here")
+
+    def calls(self, strategy):
+        depth = strategy.depth
+        return Calls((depth + 1,), (2, *(1,) * (depth - 1)) if strategy.needs_draft else ())
+
+    def call_seconds(self, model, nodes):
+        self.compiled.add((model, nodes))
+        return getattr(self, f"{model}_seconds") + (nodes - 1) * self.node_seconds
+
+    def compile(self, strategy):
+        self.compiled.add(strategy)
+        self.now += 5.0
+
+    def decode(self, strategy, group, seed):
+        name, depth = self.name(strategy), strategy.depth
+        calls = self.calls(strategy)
+        seconds = sum(
+            self.call_seconds(m, n) for m in ("target", "draft") for n in getattr(calls, m)
+        )
+        rate = self.rate.get(name, 0.0)
+        at = tuple(round(1000 * ROUNDS * rate ** (i + 1)) / 1000 for i in range(depth))
+        rng = np.random.default_rng([group, seed, len(self.seen) if self.noise else 0])
+        seconds *= 1 + self.noise * rng.random()
+        seconds *= self.fresh_slower if seed >= 1000 and name != "sample" else 1
+        spread = np.random.default_rng([group, seed]).normal(scale=0.1)
+        self.now += ROUNDS * (seconds + self.beside)
+        self.seen.append((name, group, seed))
+        return Decoded(
+            tokens=ROUNDS + sum(at), seconds=ROUNDS * (seconds + self.beside), rounds=ROUNDS,
+            row_rounds=ROUNDS, accepted_at=at, logp_raw=(-2.0 + self.gain.get(name, 0.0) + spread,),
+        )  # fmt: skip
+
+
+def choose(meter, candidates=None, *, warp=WARP, **settings):
+    candidates = default_candidates(draft=True) if candidates is None else candidates
+    meter.names = {c.strategy: c.name for c in candidates}
+    return mtad_jax.calibrate(
+        None, None, None, None, max_new_tokens=32, warp=warp, candidates=candidates, meter=meter,
+        **settings,
+    )  # fmt: skip
+
+
+def verdicts(found):
+    return {row.candidate.label: row.verdict for row in found.rows}
+
+
+GOOD = {"speculative": 0.8, "block": 0.82, "mtad": 0.9, "mmtad": 0.92, "mcsd": 0.85}
+
+
+def test_a_good_draft_is_used_and_lossy_rules_only_if_allowed():
+    found = choose(FakeMeter(rate=GOOD, gain={"mtad": 0.3, "mmtad": 0.3}))
+    assert found.name == "block" and found.settings["depth"] == 6
+    assert found.speed.low > 1.03 and found.choice == recipes.block(6)
+    refused = verdicts(found)
+    assert refused["mmtad depth=4 width=4"] == "not lossless"
+    assert [row.predicted for row in found.rows if row.candidate.name == "mmtad"] == [None] * 8
+    open_ = choose(FakeMeter(rate=GOOD, gain={"mtad": 0.3, "mmtad": 0.3}), floor=1.0)
+    assert open_.name == "mmtad" and open_.quality.high < 1
+
+
+def test_the_floor_of_quality_refuses_likely_losses_and_allows_lossless_rules():
+    rate = {"speculative": 0.8, "mtad": 0.95}
+    candidates = [Candidate.of("speculative", depth=4), Candidate.of("mtad", depth=4, width=4)]
+    worse = choose(FakeMeter(rate=rate, gain={"mtad": -0.2}), candidates, floor=1.1)
+    assert worse.name == "speculative"  # its own perplexity wavers, its law is the target's
+    assert verdicts(worse)["mtad depth=4 width=4"].startswith("perplexity may be 1.22")
+    for floor in (1.3, None):
+        found = choose(FakeMeter(rate=rate, gain={"mtad": -0.2}), candidates, floor=floor)
+        assert found.name == "mtad"
+
+
+def test_only_the_upper_end_of_quality_counts():
+    plain = [Decoded(9, 1.0, 9, 9, (), (x,)) for x in (-2.0, -1.5, -2.5, -1.9)]
+    rule = [Decoded(9, 0.5, 5, 5, (4,), (x,)) for x in (-1.0, -2.2, -2.4, -1.8)]
+    quality = perplexity_ratio(rule, plain)
+    assert quality.value == pytest.approx(math.exp(-np.mean([1.0, -0.7, 0.1, 0.1])))
+    assert quality.value < 1 < quality.high
+    speed = speed_ratio(rule, plain)
+    assert (speed.value, speed.low, speed.high) == pytest.approx((2, 2, 2))
+    asked = {"floor": 1.0, "margin": 0.03}
+    assert "above 1" in str(why_not(speed, quality, exact=False, **asked))
+    assert why_not(speed, quality, exact=True, **asked) is None
+    assert "below 1.03" in str(why_not(Interval(1.1, 1.02, 1.2), quality, exact=True, **asked))
+
+
+@pytest.mark.parametrize("floor", ["lossless", 1.0, None])
+def test_a_useless_draft_is_not_used(floor):
+    found = choose(FakeMeter(rate={}), floor=floor)
+    assert (found.name, found.settings, found.speed.value) == ("sample", {}, 1.0)
+    assert found.choice == recipes.sample()
+    assert any(row.speed for row in found.rows)  # the best by prediction was timed
+
+
+@pytest.mark.parametrize("floor", ["lossless", None])
+def test_a_draft_as_costly_as_the_target_is_not_used(floor):
+    rate = dict.fromkeys(("speculative", "block", "mcsd", "specinfer", "mtad", "mmtad"), 1.0)
+    found = choose(FakeMeter(draft_seconds=0.01, rate=rate), floor=floor)
+    assert found.name == "sample"
+    timed = [row for row in found.rows if row.speed]
+    assert timed and all(row.speed.value < 1.03 for row in timed)
+
+
+def test_a_gain_within_the_margin_or_the_noise_is_not_worth_it():
+    only = [Candidate.of("speculative", depth=1)]
+    cost = (0.01 + 0.001 + 0.0002 + 0.0002 + 0.0005) / (0.01 + 0.0005)
+    slightly = {"speculative": 1.02 * cost - 1}
+    found = choose(FakeMeter(rate=slightly), only)
+    assert found.name == "sample"
+    assert verdicts(found)["speculative depth=1"] == "speed may be 1.02 of plain's, below 1.03"
+    assert choose(FakeMeter(rate=slightly), only, margin=0.01).name == "speculative"
+    more = {"speculative": 1.05 * cost - 1}
+    assert choose(FakeMeter(rate=more), only).name == "speculative"
+    assert choose(FakeMeter(rate=more, noise=0.5), only).name == "sample"
+
+
+def test_what_does_not_hold_on_fresh_draws_is_not_chosen():
+    meter = FakeMeter(rate=GOOD, fresh_slower=3.0)
+    found = choose(meter)
+    assert found.name == "sample"
+    assert any(v.startswith("on fresh draws speed may be") for v in verdicts(found).values())
+    assert {seed for _, _, seed in meter.seen} >= {0, 1000}
+
+
+def test_greedy_decoding_lets_every_rule_compete_that_is_greedy_there():
+    candidates = [
+        Candidate.of("mmtad", depth=4, width=4),
+        Candidate.of("typical", depth=4, width=4),
+        Candidate.of("speculative", depth=4),
+    ]
+    found = choose(FakeMeter(rate=GOOD), candidates, warp=Warp(temperature=0.0))
+    assert found.name == "mmtad"
+    assert verdicts(found)["typical depth=4 width=4"] == "not lossless"
+
+
+def test_timings_are_interleaved_and_the_faster_of_two_counts():
+    meter = FakeMeter(rate=GOOD)
+    only = [Candidate.of("speculative", depth=4)]
+    choose(meter, only)
+    timed = [entry for entry in meter.seen if entry[2] == 0][16:]  # after two probes of four, twice
+    assert timed[:4] == [("sample", 0, 0), ("speculative", 0, 0)] * 2
+    assert timed[4:6] == [("sample", 1, 0), ("speculative", 1, 0)]
+    few = FakeMeter(rate=GOOD, groups=3)
+    choose(few, only)
+    assert {seed for _, _, seed in few.seen} == {0, 1, 2, 1000, 1001, 1002}
+
+
+def test_the_budget_ends_it_and_says_so():
+    found = choose(FakeMeter(rate=GOOD), budget_s=12.0)
+    assert found.name == "sample"
+    assert "out of time before its family's probe" in verdicts(found).values()
+    assert "out of time before it was timed" in verdicts(found).values()
+    with pytest.raises(ValueError, match="budget_s=0"):
+        choose(FakeMeter(), budget_s=0)
+
+
+def test_few_programs_are_compiled():
+    meter = FakeMeter(rate=GOOD)
+    found = choose(meter, floor=None)
+    families = {c.family for c in default_candidates(draft=True)}
+    rules = {c for c in meter.compiled if not isinstance(c, tuple)}
+    assert len(rules) <= 1 + len(families) + 4
+    assert found.programs == len(meter.compiled)
+    assert meter.compiled == rules | {c for c in meter.compiled if isinstance(c, tuple)}
+
+
+def test_refused_rules_and_wrong_settings():
+    found = choose(FakeMeter(rate=GOOD), [Candidate.of("beam", width=4)], floor=None)
+    assert verdicts(found) == {"beam width=4": "refused: trees are not possible here"}
+    for floor in ("lossles", True, [1]):
+        with pytest.raises(ValueError, match="floor=.* must be 'lossless'"):
+            choose(FakeMeter(), floor=floor)
+    for floor in (0.9, math.inf, math.nan):
+        with pytest.raises(ValueError, match="floor=.* must be finite and >= 1"):
+            choose(FakeMeter(), floor=floor)
+    with pytest.raises(ValueError, match="margin=-1"):
+        choose(FakeMeter(), margin=-1)
+    with pytest.raises(ValueError, match="'nonsense' is no recipe"):
+        Candidate.of("nonsense")
+
+
+def test_predictions_follow_costs_and_acceptance():
+    """Ten seconds a target call, one a draft call, and a round that takes two beside them."""
+    plain = Probe(Calls((1,), ()), [Decoded(8, 8 * 12.0, 8, 8, (), (-1.0,))])
+    deep = Calls((4,), (1, 1, 1))
+    probe = Probe(deep, [Decoded(14, 4 * 15.0, 4, 4, (4, 2, 1), (-1.0,))])
+
+    def cost(calls):
+        return 10.0 * len(calls.target) + 1.0 * len(calls.draft)
+
+    assert probe.tokens_a_round(3) == 1 + 7 / 4
+    want = (1 + 7 / 4) / 15 * 12
+    assert predicted_ratio(deep, 3, probe, plain, cost) == pytest.approx(want)
+    want = (1 + 1.0) / 13 * 12
+    assert predicted_ratio(Calls((2,), (1,)), 1, probe, plain, cost) == pytest.approx(want)
+
+
+def test_few_sizes_are_timed_and_the_others_interpolated():
+    meter = FakeMeter()
+    cost = call_costs(meter, [Calls((n,), (2, n)) for n in range(1, 30)])
+    assert len(meter.compiled) <= 10
+    want = meter.target_seconds + 16 * 0.0002 + meter.draft_seconds + 1 * 0.0002
+    assert cost(Calls((17,), (2,))) == pytest.approx(want)
+
+
+def test_the_calls_of_a_round_are_counted_without_a_model():
+    pair = table_lm(np.zeros((3, 9))), table_lm(np.zeros((3, 9)))
+    controls = Controls(Warp(), Warp(), np.array([0]))
+    cases = [
+        (recipes.sample(), (1,), ()),
+        (recipes.speculative(3), (4,), (2, 1, 1)),
+        (recipes.mtad(3, 4), (4,), (2, 4, 4)),
+        (recipes.mmtad(3, 4), (13,), (2, 4, 4)),
+        (recipes.beam(3), (3,), ()),
+    ]
+    for strategy, target, draft in cases:
+        assert round_calls(strategy, *pair, controls) == Calls(target, draft)
+
+
+def test_a_real_run_on_a_tiny_pair():
+    """Only its structure: the speeds of random models of a few kilobytes mean nothing."""
+    target, draft = tiny_pair()
+    prompts = np.random.default_rng(0).integers(1, 64, (4, 9))
+    asked = [Candidate.of("speculative", depth=2), Candidate.of("mtad", depth=2, width=99)]
+    said, before = [], compiled._cache_size()  # type: ignore[attr-defined]
+    found = mtad_jax.calibrate(
+        target, draft, prompts, [9, 3, 5, 7], warp=WARP, max_new_tokens=6, eos_id=0, floor=None,
+        candidates=asked, batch_size=2, progress=said.append,
+    )  # fmt: skip
+    grown = compiled._cache_size() - before  # type: ignore[attr-defined]
+    assert grown == 2 and found.programs == grown + 4  # two sizes of call of either model
+    rule, refused = found.rows
+    assert refused.verdict.startswith("refused: width=99")
+    assert rule.predicted > 0 and 0 < rule.speed.low <= rule.speed.value <= rule.speed.high
+    assert rule.quality.value > 0 and rule.verdict
+    assert found.name in ("sample", "speculative") and found.plain_tokens_per_second > 0
+    assert said[0] == "compiling plain decoding" and "probing speculative depth=2" in said
+    text = str(found)
+    assert text.count("\n") < 12 and "speculative depth=2" in text and "choice: " in text
+    again = EngineMeter(target, draft, prompts, [9, 3, 5, 7], batch_size=2,
+                        settings={"max_new_tokens": 6, "warp": WARP})  # fmt: skip
+    one, two = (again.decode(recipes.speculative(2), 1, 0) for _ in range(2))
+    assert dataclasses.replace(one, seconds=0) == dataclasses.replace(two, seconds=0)
+    assert one.row_rounds <= one.tokens and one.rounds <= 6 and len(one.logp_raw) == 2
+
+
+def test_prompts_and_settings_are_checked_first():
+    target, draft = tiny_pair()
+    call = {"warp": WARP, "max_new_tokens": 4}
+    with pytest.raises(ValueError, match="batch_size=2 > 1 prompts"):
+        mtad_jax.calibrate(target, draft, [[1, 2]], [2], batch_size=2, **call)
+    with pytest.raises(ValueError, match="seed is chosen by the calibration"):
+        mtad_jax.calibrate(target, draft, [[1, 2]], [2], seed=1, **call)
+    with pytest.raises(ValueError, match="holds id 99"):
+        mtad_jax.calibrate(target, draft, [[1, 99]], [2], **call)
+    with pytest.raises(ValueError, match="positions=512 of the target"):
+        mtad_jax.calibrate(target, draft, [[1, 2]], [2], warp=WARP, max_new_tokens=600)
