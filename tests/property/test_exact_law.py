@@ -1,119 +1,35 @@
-"""Speculative sampling's law is the target's, by the engine's own arithmetic, all draws enumerated.
+"""The lossless rules have the target's law, by the engine's own arithmetic, all draws enumerated.
 
-The draws are replaced: `keys.categorical` gives prescribed drafts, `keys.uniform` prescribed
-tests. How often a draft token is accepted is measured, by bisection on its uniform.
+One round of the engine and then plain sampling give the target's law of the first K + 1 tokens,
+whatever text the round starts from: so any number of rounds does, by induction.
 """
 
+import dataclasses
 import itertools
-from collections import defaultdict
 
-import jax
+import exact_engine as exact
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference as ref
+from exact_engine import Setting
+from flax import struct
 
-from mtad_jax import keys as rng
 from mtad_jax import recipes
-from mtad_jax.decode import draft_verify, loop
-from mtad_jax.decode.lossless import Rejection
-from mtad_jax.decode.state import Controls
+from mtad_jax.decode.confident import ConfidentChain
+from mtad_jax.decode.draft_verify import DraftVerify
+from mtad_jax.decode.drafters import Chain
+from mtad_jax.decode.lookup import Lookup
+from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.strategy import Verdict
-from mtad_jax.testing import table_lm
+from mtad_jax.decode.trees import Tree
 from mtad_jax.tree import take
 from mtad_jax.warp import Warp
 
-PROMPT, SLOTS = (1, 0), 16
-SURE = np.float32(1 - 2**-24)  # the largest uniform
+SMALL = 1e-6  # rounding: f32, and tests of 24 bits
+TEXTS = [(1, 0, 1), (2, 0, 1, 2, 0)]  # with repetitions, for prompt lookup
 
 
-class Engine:
-    """One speculative round at a time, on all drafts at once: who is accepted, what follows."""
-
-    def __init__(self, tables, warp: Warp, ends, depth: int, monkeypatch):
-        self.target, self.draft = (table_lm(table) for table in tables)
-        self.vocab, self.depth, self.ends = tables[0].shape[1], depth, ends
-        self.controls = Controls(warp, warp, np.array(sorted(ends), np.int32))
-        self.chains = np.array(list(itertools.product(range(self.vocab), repeat=depth)), np.int32)
-        self._judge = jax.jit(self._traced)
-        monkeypatch.setattr(rng, "categorical", lambda keys, logp: next(self._tokens))
-        monkeypatch.setattr(rng, "uniform", lambda keys, shape: self._u)
-        monkeypatch.setattr(
-            draft_verify, "commit", lambda state, draft, verdict, **_: (draft, verdict)
-        )
-
-    def _traced(self, state, u):
-        """One step up to its commit; the patches act while this is traced."""
-        self._tokens, self._u = iter(jnp.asarray(self.chains).T), u
-        step = recipes.speculative(self.depth).step
-        return step(self.target, self.draft, state, self.controls)
-
-    def at(self, text: ref.Text):
-        """Return what judges all drafts after `text`: u [B, K] -> accepted, bonus, draft."""
-        batch = len(self.chains)
-        ids = np.tile(np.array(text + (0,) * (4 - len(text)), np.int32), (batch, 1))
-        length = np.full(batch, len(text), np.int32)
-        state = loop.empty_state(
-            self.target, self.draft, recipes.speculative(self.depth), self.controls, ids, length,
-            length + 9, np.uint32(0), np.arange(batch), slots=SLOTS,
-        )  # fmt: skip
-        # Not through `run`, whose compiled programs outlive the patches.
-        state = loop._prefill(self.target, self.draft, state, 4)
-
-        def judge(u):
-            draft, verdict = self._judge(state, jnp.asarray(u, jnp.float32))
-            return np.asarray(verdict.leaf), np.asarray(verdict.bonus, float), draft
-
-        return judge
-
-    def chances(self, judge, place: int) -> np.ndarray:
-        """P(token `place` is accepted | those before it are), for every draft, by bisection."""
-
-        def accepted(u):
-            tests = np.zeros((len(self.chains), self.depth), np.float32)
-            tests[:, place], tests[:, place + 1 :] = u, SURE
-            return judge(tests)[0] > place
-
-        low, high = np.zeros(len(self.chains)), np.ones(len(self.chains))
-        never, always = ~accepted(0.0), accepted(SURE)
-        for _ in range(30):
-            middle = (low + high) / 2
-            yes = accepted(middle)
-            low, high = np.where(yes, middle, low), np.where(yes, high, middle)
-        return np.where(always, 1.0, np.where(never, 0.0, low))
-
-    def outcomes(self, text: ref.Text) -> ref.Outcomes:
-        """Every text that one round commits, with its probability."""
-        judge = self.at(text)
-        chances = np.stack([self.chances(judge, i) for i in range(self.depth)], axis=1)
-        total: ref.Outcomes = defaultdict(float)
-        for stop in range(self.depth + 1):
-            tests = np.where(np.arange(self.depth) < stop, 0.0, SURE)
-            leaf, bonus, draft = judge(np.tile(tests, (len(self.chains), 1)))
-            for b, chain in enumerate(self.chains):
-                e = int(draft.length[b])  # tokens of the chain that are text
-                if stop > e or any(chain[e:]):  # of chains with one text, one is enough
-                    continue
-                steps = range(e)
-                weight = np.prod([np.exp(float(draft.logq[b, i, chain[i]])) for i in steps])
-                weight *= np.prod(chances[b, :stop]) * (1 - chances[b, stop] if stop < e else 1)
-                if weight == 0:
-                    continue
-                assert leaf[b] == stop, (chain, stop, leaf[b])
-                self._follow(total, tuple(chain[:stop].tolist()), weight, bonus[b])
-        return dict(total)
-
-    def _follow(self, total, accepted, weight, bonus):
-        if accepted and accepted[-1] in self.ends:
-            total[accepted] += weight
-            return
-        mass = np.exp(bonus - bonus.max())
-        for token, share in enumerate(mass / mass.sum()):
-            if share > 0:
-                total[(*accepted, token)] += weight * share
-
-
-def tables(kind: str, vocab: int) -> np.ndarray:
+def tables(kind: str, vocab: int = 3) -> np.ndarray:
     """Logits of target and draft, [2, rows, V]."""
     logits = np.random.default_rng(vocab).normal(scale=1.5, size=(2, 7, vocab)).astype(np.float32)
     if kind == "zeros":  # tokens that p, q or both cannot give
@@ -125,42 +41,159 @@ def tables(kind: str, vocab: int) -> np.ndarray:
     return logits
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize(
-    ("kind", "vocab", "warp", "ends"),
-    [
-        ("plain", 3, Warp(), frozenset()),
-        ("plain", 4, Warp(0.7, 0.8, 3), frozenset({2})),
-        ("zeros", 3, Warp(), frozenset({1})),
-        ("zeros", 4, Warp(1.3, 0.9), frozenset()),
-        ("same", 3, Warp(1.0, 0.7), frozenset({0})),
-        ("disjoint", 3, Warp(), frozenset()),
-        ("plain", 3, Warp(0.0), frozenset()),
-    ],
-)
-def test_the_law_of_the_first_two_tokens_is_the_targets(
-    kind, vocab, warp, ends, depth, monkeypatch
-):
-    both = tables(kind, vocab)
-    engine = Engine(both, warp, ends, depth, monkeypatch)
-    setting = float(warp.temperature), warp.top_k, float(warp.top_p)
-    target = ref.law(ref.TableModel(both[0].astype(float)), *setting)
-    want = ref.target_law(target, PROMPT, 2, ends)
-    got = ref.exact_law(engine.outcomes, PROMPT, length=2, ends=ends)
-    assert ref.distance(got, want) < 1e-6
+def setting(kind: str = "plain", warp: Warp | None = None, *, end: int | None = None, **more):
+    """Shorthand of `Setting`, on tables of three tokens."""
+    ends = frozenset() if end is None else frozenset({end})
+    return Setting(tables(kind, more.pop("vocab", 3)), warp or Warp(), ends=ends, **more)
 
 
-def test_the_enumeration_sees_a_wrong_residual(monkeypatch):
-    """The measure itself: with p as the residual, as in MTAD, the law is another."""
-    both = tables("plain", 3)
-    verify = Rejection.verify
+# All of a group run in the same programs, for all but the warps' top-k is traced.
+SETTINGS = {
+    "plain": setting(),
+    "ends": setting(end=2),
+    "zeros": setting("zeros", end=1),
+    "same": setting("same", Warp(1.0, 0.7), end=0),
+    "disjoint": setting("disjoint"),
+    "a colder draft": setting(draft_warp=Warp(0.5)),
+    "two warps": setting("zeros", Warp(0.7, 0.8), draft_warp=Warp(1.3, min_p=0.1), end=0),
+    "a greedy target": setting(warp=Warp(0.0), draft_warp=Warp(1.0)),
+    "a greedy draft": setting(draft_warp=Warp(0.0)),
+    "both greedy": setting(warp=Warp(0.0), end=1),
+    "penalty": setting(penalty=1.7),
+    "penalty, draft greedy": setting(penalty=0.6, draft_warp=Warp(0.0), end=0),
+    "no early end": setting(end=2, least=5),
+    "banned": setting("zeros", banned=frozenset({1})),
+    "all controls": setting(
+        warp=Warp(0.8, 0.95), penalty=1.3, banned=frozenset({1}), end=2, least=6
+    ),
+}
+TOP_K = {
+    "a narrower draft": setting(draft_warp=Warp(top_k=2)),
+    "and the target colder": setting(warp=Warp(0.6), draft_warp=Warp(top_k=2), end=1),
+}
+SEVERAL = ["plain", "zeros", "two warps", "all controls"]
 
-    def lossy(self, draft, logp, logits, keys, controls):
-        verdict = verify(self, draft, logp, logits, keys, controls)
-        return Verdict(verdict.leaf, take(logp, verdict.leaf))
+ALL = {
+    "speculative 1": recipes.speculative(1),
+    "speculative 2": recipes.speculative(2),
+    "lenient by nothing": recipes.lenient(2, leniency=1.0),
+    "block 1": recipes.block(1),
+    "block 2": recipes.block(2),
+    "specinfer 2": recipes.specinfer((2,)),
+    "specinfer 2, 1": recipes.specinfer((2, 1)),
+    "mcsd 2": recipes.mcsd((2,)),
+    "mcsd 2, 1": recipes.mcsd((2, 1)),
+    "spectr 2": recipes.spectr(1, 2),
+    "spectr 3": recipes.spectr(1, 3),
+    "spectr 2, 2 deep": recipes.spectr(2, 2),
+    "spectr 2, 2 deep, rho = m": recipes.spectr(2, 2, "chains"),
+    "lookup": recipes.lookup(2, 2),
+    "lookup, block": DraftVerify(Lookup(3, 2), BlockVerification()),
+    "stops when unsure": DraftVerify(ConfidentChain(2, 0.6), Rejection()),
+    "stops when unsure, block": DraftVerify(ConfidentChain(2, 0.6), BlockVerification()),
+}
+LARGE = {
+    "block 3": recipes.block(3),
+    "specinfer 2, 2": recipes.specinfer((2, 2)),
+    "specinfer 1, 2": recipes.specinfer((1, 2)),
+    "mcsd 2, 2": recipes.mcsd((2, 2)),
+    "mcsd 3": recipes.mcsd((3,)),
+    "spectr 3, rho = m": recipes.spectr(1, 3, "chains"),
+}
 
-    monkeypatch.setattr(Rejection, "verify", lossy)
-    engine = Engine(both, Warp(), frozenset(), 2, monkeypatch)
-    target = ref.law(ref.TableModel(both[0].astype(float)))
-    got = ref.exact_law(engine.outcomes, PROMPT, length=2)
-    assert ref.distance(got, ref.target_law(target, PROMPT)) > 0.01
+
+def worst(strategy: DraftVerify, settings: dict[str, Setting], texts=TEXTS) -> dict[str, float]:
+    """The settings under which a rule is not lossless, and by how much."""
+    assert strategy.lossless
+    far = {name: exact.distance(strategy, each, texts) for name, each in settings.items()}
+    return {name: gap for name, gap in far.items() if not gap < SMALL}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_law_is_the_targets(name):
+    assert not worst(ALL[name], SETTINGS)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_law_is_the_targets_of_larger_drafts_too(name):
+    assert not worst(LARGE[name], {each: SETTINGS[each] for each in SEVERAL}, TEXTS[:1])
+
+
+@pytest.mark.parametrize("name", ["speculative 2", "block 2", "specinfer 2", "mcsd 2", "spectr 2"])
+def test_top_k_may_differ_between_draft_and_target(name):
+    assert not worst(ALL[name], TOP_K)
+
+
+@pytest.mark.parametrize("name", ["speculative 2", "block 2", "specinfer 2", "mcsd 2", "spectr 3"])
+def test_a_vocabulary_of_four(name):
+    four = {"top-k 3": setting(warp=Warp(0.7, 0.8, 3), end=2, vocab=4)}
+    assert not worst(ALL[name], four)
+
+
+def test_three_chains_of_two_tokens():
+    """The largest: 729 drafts, 64 patterns of tests."""
+    assert not worst(recipes.spectr(2, 3), {"zeros": SETTINGS["zeros"]}, TEXTS[:1])
+
+
+def test_rounds_after_rounds():
+    """The induction, spelled out: rounds of the engine all along, three tokens."""
+    texts = [(1, 0, *new) for n in range(3) for new in itertools.product(range(3), repeat=n)]
+    for name in ("block 2", "mcsd 2"):
+        assert exact.distance(ALL[name], setting(end=2), texts, length=3) < SMALL
+
+
+# Negative controls: the measure sees every fault of these rules.
+
+
+@struct.dataclass
+class TargetInsteadOfResidual(Rejection):
+    """MTAD's bonus: from p, whatever was rejected."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        leaf = Rejection.verify(self, draft, logp, logits, keys, controls).leaf
+        return Verdict(leaf, take(logp, leaf))
+
+
+@struct.dataclass
+class SortedSiblings(TreeRejection):
+    """Tries the likeliest child first; of trees of one level."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        own = take(draft.logq[:, 0], draft.tokens[:, 1:])
+        order = jnp.pad(1 + jnp.argsort(-own, axis=1), ((0, 0), (1, 0)))
+        draft = dataclasses.replace(
+            draft, tokens=take(draft.tokens, order), valid=take(draft.valid, order)
+        )
+        verdict = TreeRejection.verify(self, draft, take(logp, order), logits, keys, controls)
+        return Verdict(take(order, verdict.leaf), verdict.bonus)
+
+
+@struct.dataclass
+class MergedSiblings(TreeRejection):
+    """Tries equal children once; of trees of one level with two children."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        again = draft.tokens[:, 2] == draft.tokens[:, 1]
+        draft = dataclasses.replace(draft, valid=draft.valid.at[:, 2].set(~again))
+        return TreeRejection.verify(self, draft, logp, logits, keys, controls)
+
+
+FAULTY = {
+    "lenient": recipes.lenient(2, leniency=0.5),
+    "mtad's bonus": DraftVerify(Chain(2), TargetInsteadOfResidual()),
+    "sorted, with replacement": DraftVerify(Tree((2,), True), SortedSiblings(True)),
+    "sorted, without": DraftVerify(Tree((2,), False), SortedSiblings(False)),
+    "merged": DraftVerify(Tree((2,), True), MergedSiblings(True)),
+    "replaced, judged as if not": DraftVerify(Tree((2,), True), TreeRejection(False)),
+    "not replaced, judged as if": DraftVerify(Tree((2,), False), TreeRejection(True)),
+    "chains without replacement": DraftVerify(Tree((2,), False), SpecTr()),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_the_measure_sees_a_rule_that_is_not_lossless(name):
+    assert exact.distance(FAULTY[name], setting(), TEXTS) > 0.01
+
+
+def test_a_rule_that_is_lossy_is_not_called_lossless():
+    assert not FAULTY["lenient"].lossless

@@ -1,0 +1,270 @@
+"""The exact law of one round of the engine, by its own arithmetic, all its draws enumerated.
+
+The engine's drafter and verifier run; only their noise is replaced. `keys.gumbel` makes a drafter
+draw prescribed tokens: every draft that it can draw is one row of a batch, and the weight of a row
+comes from the drafter's own `logq`. The tests of chance are those of `exact_tests`.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference as ref
+from exact_tests import QUICK, Judge
+from flax import struct
+
+from mtad_jax import keys as rng
+from mtad_jax.decode import draft_verify, loop
+from mtad_jax.decode.draft_verify import DraftVerify
+from mtad_jax.decode.state import Controls
+from mtad_jax.testing import table_lm
+from mtad_jax.tree import Draft
+from mtad_jax.warp import Warp
+
+WIDTH, SLOTS = 8, 32  # of the texts, and of a cache
+_LOUD = 1e6  # noise that decides a draw
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """What a round is asked: two tables of logits [2, rows, V] and the controls of a call.
+
+    `least` is the length (prompt included) below which no end may come. All but the warps' top-k
+    and V is traced: settings share one program.
+    """
+
+    tables: np.ndarray
+    warp: Warp = dataclasses.field(default_factory=Warp)
+    draft_warp: Warp | None = None
+    ends: frozenset = frozenset()
+    banned: frozenset = frozenset()
+    penalty: float = 1.0
+    least: int = 0
+
+    @property
+    def vocab(self) -> int:
+        """V."""
+        return self.tables.shape[2]
+
+    def controls(self, rows: int) -> Controls:
+        """The same for the engine; without an end, the end token is one that never comes."""
+        assert len(self.ends) <= 1
+        both = jax.tree.map(jnp.float32, (self.warp, self.draft_warp or self.warp))
+        banned = jnp.asarray(np.isin(np.arange(self.vocab), list(self.banned)))
+        least = jnp.full((rows,), self.least, jnp.int32)
+        ends = jnp.asarray([*self.ends] or [-1], jnp.int32)
+        return Controls(
+            warp=both[0], draft_warp=both[1], eos_ids=ends, banned=banned,
+            penalty=jnp.float32(self.penalty), min_length=least,
+        )  # fmt: skip
+
+    def target(self) -> ref.Law:
+        """The target's law of the next token, penalty, bans and minimum length included."""
+        table = ref.TableModel(self.tables[0].astype(float))
+        setting = float(self.warp.temperature), self.warp.top_k, float(self.warp.top_p)
+
+        @functools.cache
+        def next_token(context: ref.Text) -> np.ndarray:
+            logits = table.logits(context).copy()
+            for token in set(context):
+                logits[token] *= self.penalty if logits[token] <= 0 else 1 / self.penalty
+            logits[list(self.banned)] = -np.inf
+            if len(context) < self.least:
+                logits[list(self.ends)] = -np.inf
+            return ref.warp(logits, *setting)
+
+        return next_token
+
+
+@struct.dataclass
+class _Look:
+    """A verifier that only shows what it was given; `commit` is replaced while it is traced."""
+
+    lossless = False
+
+    def check(self, drafter, request) -> None:
+        """Nothing can be out of range."""
+
+    def verify(self, draft, logp, logits, keys, controls) -> Any:
+        """Return the draft and the target's laws."""
+        return draft, logp, logits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rounds:
+    """One round after each of T texts, all that can happen in it with its probability.
+
+    Attributes:
+      texts: [T] what the rounds start from; each has D = B / T rows, one a draft.
+      tokens, parent, ended: [B, N] the drafts: a node's token, its parent, whether it is an end.
+      mass: [B, N, V] probability of a draft, its accepted leaf (0: none) and the bonus.
+    """
+
+    texts: list[ref.Text]
+    tokens: np.ndarray
+    parent: np.ndarray
+    ended: np.ndarray
+    mass: np.ndarray
+
+    def outcomes(self, text: ref.Text) -> ref.Outcomes:
+        """Every text that a round commits after `text`, with its probability."""
+        total: ref.Outcomes = defaultdict(float)
+        for row, leaf in self._kept(text):
+            path, mass = self._path(row, leaf), self.mass[row, leaf]
+            if leaf and self.ended[row, leaf]:
+                total[path] += mass.sum()
+                continue
+            for token in np.flatnonzero(mass):
+                total[(*path, int(token))] += mass[token]
+        return dict(total)
+
+    def accepted(self, text: ref.Text) -> float:
+        """The expected number of drafted tokens that a round keeps after `text`."""
+        return sum(
+            len(self._path(row, leaf)) * self.mass[row, leaf].sum()
+            for row, leaf in self._kept(text)
+        )
+
+    def _kept(self, text: ref.Text) -> Iterable[tuple[int, int]]:
+        """Every row of a text and leaf of it that can be."""
+        drafts = len(self.tokens) // len(self.texts)
+        first = self.texts.index(text) * drafts
+        row, leaf = np.nonzero(self.mass[first : first + drafts].sum(axis=2))
+        return zip((first + row).tolist(), leaf.tolist(), strict=True)
+
+    def _path(self, row: int, node: int) -> ref.Text:
+        path: ref.Text = ()
+        while node:
+            path, node = (int(self.tokens[row, node]), *path), int(self.parent[row, node])
+        return path
+
+
+def run_rounds(strategy: DraftVerify, setting: Setting, texts: list[ref.Text]) -> Rounds:
+    """Run one round after each of `texts` on all drafts, under all outcomes of the tests."""
+    drafter = strategy.drafter
+    wanted = _all_drafts(drafter, setting.vocab)
+    each, wanted = len(wanted), np.tile(wanted, (len(texts), 1))
+    ids = np.array([text + (0,) * (WIDTH - len(text)) for text in texts], np.int32)
+    length = np.array([len(text) for text in texts], np.int32)
+    target, draft_lm = (table_lm(table) for table in setting.tables)
+    controls = setting.controls(len(wanted))
+    draft, logp, logits = _propose(
+        DraftVerify(drafter, _Look()),
+        target,
+        draft_lm if drafter.needs_draft else None,
+        controls,
+        np.repeat(ids, each, axis=0),
+        np.repeat(length, each),
+        wanted,
+    )
+    weight = _weights(drafter, draft, wanted)
+    np.testing.assert_allclose(weight.reshape(len(texts), each).sum(axis=1), 1, atol=2e-6)
+    judge = Judge(strategy.verifier, draft, logp, logits, controls)
+    mass = judge.mass(weight)
+    drawn = np.asarray(draft.valid) | (np.asarray(draft.depth) == 0)
+    assert not mass[~drawn].any(), "a node that was not drawn is accepted"
+    ended = np.asarray(controls.is_end(draft.tokens))
+    return Rounds(texts, np.asarray(draft.tokens), np.asarray(draft.parent), ended, mass)
+
+
+def distance(
+    strategy: DraftVerify, setting: Setting, texts: list[ref.Text], *, length: int | None = None
+) -> float:
+    """How far the first tokens are from the target's law, after the worst of `texts`.
+
+    A round of the engine starts at each of `texts`; elsewhere tokens are sampled one by one, until
+    there are K + 1 of them (or `length`). That they have the target's law after every text is what
+    makes any number of rounds lossless, by induction.
+    """
+    target = setting.target()
+    rounds = run_rounds(strategy, setting, texts)
+    plain = ref.sampling_outcomes(target, setting.ends)
+    length = strategy.depth + 1 if length is None else length
+
+    def outcomes(text: ref.Text) -> ref.Outcomes:
+        return rounds.outcomes(text) if text in texts else plain(text)
+
+    worst = 0.0
+    for text in texts:
+        got = ref.exact_law(outcomes, text, length=length, ends=setting.ends)
+        want = ref.target_law(target, text, length, setting.ends)
+        worst = max(worst, ref.distance(got, want), abs(sum(got.values()) - 1))
+    return worst
+
+
+def _branching(drafter) -> tuple[int, ...]:
+    """Children of a node of each level; a chain is a tree; nothing where nothing is drawn."""
+    if not drafter.needs_draft:
+        return ()
+    return getattr(drafter, "branching", (1,) * drafter.depth)
+
+
+def _sizes(drafter) -> list[int]:
+    """Nodes of levels 1, 2, ..., K."""
+    return [int(n) for n in np.cumprod(_branching(drafter), dtype=int)]
+
+
+def _all_drafts(drafter, vocab: int) -> np.ndarray:
+    """Every assignment of tokens to nodes 1, 2, ...: [D, N - 1]; one row if nothing is drawn."""
+    every = itertools.product(range(vocab), repeat=sum(_sizes(drafter)))
+    return np.array(list(every), np.int32)  # one row () has the shape [1, 0]
+
+
+@functools.partial(jax.jit, compiler_options=QUICK)
+def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
+    """Prefill and one step up to the verifier; the drafts are those wanted, where q gives them."""
+    sizes = _sizes(strategy.drafter)
+    levels = iter(jnp.split(wanted, np.cumsum(sizes)[:-1], axis=1) if sizes else ())
+
+    def gumbel(keys, shape):
+        level = next(levels)
+        places, vocab = (shape[0] if len(shape) > 1 else 1), shape[-1]
+        token = level.reshape(len(level), places, -1)  # --> [B, U, children]
+        loud = _LOUD * (token[..., None] == jnp.arange(vocab))
+        if len(shape) != 2:  # a row of noise for each child, or the one row of a chain
+            return loud.reshape(-1, *shape)
+        # Without replacement: the first child is the loudest.
+        return jnp.max(loud * (token.shape[2] - jnp.arange(token.shape[2])[:, None]), axis=2)
+
+    with (
+        mock.patch.object(rng, "gumbel", gumbel),
+        mock.patch.object(draft_verify, "commit", lambda state, draft, verdict, **_: verdict),
+    ):
+        state = loop.empty_state(
+            target, draft_lm, strategy, controls, ids, length, length + 9, jnp.uint32(0),
+            jnp.arange(len(ids)), slots=SLOTS,
+        )  # fmt: skip
+        # Not through `run`, whose compiled programs outlive the patches.
+        state = loop._prefill(target, draft_lm, state, WIDTH)
+        return strategy.step(target, draft_lm, state, controls)
+
+
+def _weights(drafter, draft: Draft, wanted: np.ndarray) -> np.ndarray:
+    """The probability of each row's draft, [B]; 0 for rows that repeat another one's draft.
+
+    A wanted token that q cannot give is not drawn, and tokens below an end do not matter: of all
+    rows with one draft the one counts whose wishes were met, with 0 where nothing was drawn.
+    """
+    weight = np.ones(len(wanted))
+    if not wanted.shape[1]:
+        return weight
+    tokens, parent, valid = (np.asarray(x) for x in (draft.tokens, draft.parent, draft.valid))
+    assert draft.logq is not None
+    q = np.exp(np.asarray(draft.logq, float))
+    rows = np.arange(len(wanted))
+    left = q.sum(axis=2)  # mass at each parent that is still to be drawn from
+    for node in range(1, tokens.shape[1]):
+        token, above = tokens[:, node], parent[:, node]
+        met = np.where(valid[:, node], token == wanted[:, node - 1], wanted[:, node - 1] == 0)
+        share = q[rows, above, token] / np.where(valid[:, node], left[rows, above], 1)
+        weight *= met * np.where(valid[:, node], share, 1)
+        if not getattr(drafter, "replace", True):
+            left[rows, above] -= valid[:, node] * q[rows, above, token]
+    return weight
