@@ -1,5 +1,6 @@
 """Drawn cases for replays: models, settings and prompts, and the check of all their rounds."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -40,9 +41,18 @@ class Case:
 
     @classmethod
     def draw(
-        cls, draw, vocab: int, top_k: int = 0, controls: tuple[str, ...] = (), apart: bool = False
+        cls,
+        draw,
+        vocab: int,
+        top_k: int = 0,
+        controls: tuple[str, ...] = (),
+        apart: bool = False,
+        shortest: int = 1,
     ) -> "Case":
-        """`controls`: which of ALL_CONTROLS are set. `apart`: the draft has a warp of its own."""
+        """`controls`: which of ALL_CONTROLS are set. `apart`: the draft has a warp of its own.
+
+        `shortest`: fewest tokens of a prompt.
+        """
         seed = draw(st.integers(0, 2**31 - 1))
         rng = np.random.default_rng(seed)
         target = rng.normal(scale=draw(st.sampled_from([1.5, 1.0, 2.0])), size=(ROWS, vocab))
@@ -53,7 +63,7 @@ class Case:
         tau = math.exp(draw(st.integers(-60, 8)) / 20 + 0.01)  # never exactly 1
         ends = draw(st.lists(st.integers(0, vocab - 1), min_size=2, max_size=2))
         tables[:, :, ends] -= draw(st.sampled_from([2.0, 1.0, 4.0]))  # or few rounds would be run
-        prompts, lengths = rng.integers(0, vocab, (BATCH, 6)), rng.integers(1, 7, BATCH)
+        prompts, lengths = rng.integers(0, vocab, (BATCH, 6)), rng.integers(shortest, 7, BATCH)
         chosen = {
             "penalty": lambda: {"repetition_penalty": draw(st.sampled_from([1.3, 0.8, 2.0, 1.0]))},
             "banned": lambda: {"banned_ids": [draw(st.integers(0, vocab - 1))]},
@@ -81,6 +91,10 @@ class Case:
             )
             for table, warp in zip(self.tables, (self.warp, self.draft_warp), strict=True)
         ]
+
+    def but(self, **changes) -> "Case":
+        """The same case with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def prompt(self, row: int) -> ref.Text:
         return tuple(self.prompts[row][: self.lengths[row]].tolist())
@@ -145,8 +159,7 @@ def check_rounds(case: Case, strategy, expected: Judge, noise, tally: Counter) -
         tally["ended"] += want.follow is None
         replay.check_committed(round_, want.accepted, want.candidate, want.follow is not None)
         tally[f"ending {replay.check_ending(round_, ends, want.rejected)}"] += 1
-        steps = ref.step_log_probs(target, round_.text, want.accepted, frozenset())
-        log_ratio = float(steps.sum()) - want.log_q
+        log_ratio = sum_of(target, round_.text, want.accepted) - want.log_q
         np.testing.assert_allclose(round_.log_ratio, log_ratio, atol=1e-4, err_msg=str(round_))
         if round_.bonus is not None:
             with_bonus.append((round_, want.follow))
@@ -163,19 +176,22 @@ def check_tally(tally: Counter, depth: int, rejects: bool = True) -> None:
     assert all(tally[f"ending {ending}"] for ending in endings), tally
 
 
+def sum_of(law: ref.Law, text: ref.Text, tokens: ref.Text) -> float:
+    """log of the joint of `tokens` after `text`."""
+    return float(sum(law(text + tokens[:i])[token] for i, token in enumerate(tokens)))
+
+
 def of_chain(draft: ref.Law, text: ref.Text, chain: ref.Text, accepted, follow, gap) -> Expected:
     """What a rule over a chain comes to; its reference is the chain's own log q."""
-    steps = ref.step_log_probs(draft, text, accepted, frozenset())
-    rejected = len(accepted) < len(chain)
-    return Expected(accepted, follow, len(chain), float(steps.sum()), rejected, gap)
+    log_q, rejected = sum_of(draft, text, accepted), len(accepted) < len(chain)
+    return Expected(accepted, follow, len(chain), log_q, rejected, gap)
 
 
 def of_tree(draft: ref.Law, text: ref.Text, tree: ref.Tree, accepted, follow, gap) -> Expected:
     """What a rule over a drawn tree comes to; each node's reference is its own log q."""
-    steps = ref.step_log_probs(draft, text, accepted, frozenset())
     deepest = max((depth for depth, _ in ref.places_of_tree(tree)), default=0)
-    rejected = len(accepted) < deepest
-    return Expected(accepted, follow, len(tree.first_chain), float(steps.sum()), rejected, gap)
+    log_q, rejected = sum_of(draft, text, accepted), len(accepted) < deepest
+    return Expected(accepted, follow, len(tree.first_chain), log_q, rejected, gap)
 
 
 def given_chain(noise) -> ref.Given:

@@ -1,0 +1,188 @@
+"""The engine's rounds of every lossless rule against the NumPy reference."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import reference as ref
+import replay
+from hypothesis import given
+from hypothesis import strategies as st
+from replay_cases import (
+    ALL_CONTROLS,
+    SETTINGS,
+    Case,
+    check_accepts_itself,
+    check_greedy_at_zero,
+    check_rounds,
+    check_tally,
+    given_chain,
+    given_tree,
+    of_chain,
+    of_tree,
+)
+
+from mtad_jax import recipes
+from mtad_jax.decode.draft_verify import DraftVerify
+from mtad_jax.decode.lookup import Lookup
+from mtad_jax.decode.lossless import BlockVerification, Rejection
+from mtad_jax.decode.strategy import Strategy
+from mtad_jax.warp import Warp
+
+
+def chain_rule(rule):
+    """A rule over a chain drawn from the draft."""
+
+    def build(case: Case, depth: int):
+        ends = frozenset(case.ends)
+
+        def expected(round_, noise, target, draft):
+            chance = given_chain(noise)
+            chain = ref.draw_chain(draft, round_.text, depth, ends, chance)
+            accepted, follow = rule(target, draft, round_.text, chain, chance, ends)
+            return of_chain(draft, round_.text, chain, accepted, follow, chance.gap)
+
+        return expected
+
+    return build
+
+
+def tree_rule(rule, branching: tuple[int, ...], drawn_anew: bool, **setting):
+    """A rule over a tree drawn from the draft."""
+
+    def build(case: Case, depth: int):
+        ends = frozenset(case.ends)
+
+        def expected(round_, noise, target, draft):
+            chance = given_tree(noise)
+            tree = ref.draw_tree(draft, round_.text, branching, drawn_anew, ends, chance)
+            accepted, follow = rule(target, draft, round_.text, tree, chance, ends, **setting)
+            return of_tree(draft, round_.text, tree, accepted, follow, chance.gap)
+
+        return expected
+
+    return build
+
+
+def lookup_rule(rule, ngram: int):
+    """A rule over what the text itself continues with."""
+
+    def build(case: Case, depth: int):
+        ends = frozenset(case.ends)
+
+        def expected(round_, noise, target, draft):
+            chance, text = given_chain(noise), round_.text
+            chain = ref.lookup_chain(text, depth, ngram, ends)
+            point = ref.point_law(text, chain, case.tables.shape[2])
+            accepted, follow = rule(target, point, text, chain, chance, ends)
+            return of_chain(point, text, chain, accepted, follow, chance.gap)
+
+        return expected
+
+    return build
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A strategy of the engine, what the reference says of it, and the cases it is replayed on."""
+
+    strategy: Strategy
+    expected: object
+    vocab: int
+    top_k: int = 0
+    controls: tuple[str, ...] = ()
+    apart: bool = False
+    branching: tuple[int, ...] = ()
+    replace: bool = True
+    shortest: int = 1
+
+    def case(self, draw) -> Case:
+        shape = self.vocab, self.top_k, self.controls, self.apart, self.shortest
+        return Case.draw(draw, *shape)
+
+    def noise(self):
+        if self.branching:
+            return replay.tree_noise(self.branching, self.replace, self.vocab)
+        return replay.chain_noise(self.strategy.depth, self.vocab)
+
+
+def chain(recipe, rule, depth, vocab, **setting):
+    return Rule(recipe(depth), chain_rule(rule), vocab, **setting)
+
+
+def specinfer(branching, vocab, **setting):
+    expected = tree_rule(ref.tree_round, branching, True, replace=True)
+    return Rule(recipes.specinfer(branching), expected, vocab, branching=branching, **setting)
+
+
+def mcsd(branching, vocab, **setting):
+    expected = tree_rule(ref.tree_round, branching, False, replace=False)
+    shape = {"branching": branching, "replace": False}
+    return Rule(recipes.mcsd(branching), expected, vocab, **shape, **setting)
+
+
+def spectr(depth, chains, vocab, rho="best", **setting):
+    branching = (chains, *(1,) * (depth - 1))
+    expected = tree_rule(ref.spectr_round, branching, True, rho=rho)
+    strategy = recipes.spectr(depth, chains, rho)
+    return Rule(strategy, expected, vocab, branching=branching, **setting)
+
+
+def lookup(verifier, rule, depth, ngram, vocab, **setting):
+    strategy = DraftVerify(Lookup(depth, ngram), verifier)
+    return Rule(strategy, lookup_rule(rule, ngram), vocab, shortest=ngram, **setting)
+
+
+RULES = {
+    "speculative-3": chain(recipes.speculative, ref.lenient_round, 3, 8, controls=ALL_CONTROLS),
+    "speculative-1": chain(recipes.speculative, ref.lenient_round, 1, 5, top_k=3),
+    "speculative-4": chain(recipes.speculative, ref.lenient_round, 4, 7, top_k=5, apart=True),
+    "block-3": chain(recipes.block, ref.block_round, 3, 6, controls=ALL_CONTROLS),
+    "block-4": chain(recipes.block, ref.block_round, 4, 5, top_k=4, apart=True),
+    "specinfer-3": specinfer((3,), 5),
+    "specinfer-3-2": specinfer((3, 2), 6, controls=ALL_CONTROLS),
+    "specinfer-2-2-1": specinfer((2, 2, 1), 5, top_k=4, apart=True),
+    "mcsd-4": mcsd((4,), 5, top_k=4),
+    "mcsd-3-2": mcsd((3, 2), 6, controls=ALL_CONTROLS),
+    "mcsd-2-2-1": mcsd((2, 2, 1), 5, top_k=4, apart=True),
+    "spectr-3x2": spectr(3, 2, 6, controls=ALL_CONTROLS),
+    "spectr-2x4": spectr(2, 4, 5, top_k=4, apart=True),
+    "spectr-2x3-m": spectr(2, 3, 5, rho="chains"),
+    "lookup": lookup(Rejection(), ref.lenient_round, 3, 2, 4, controls=("penalty",)),
+    "lookup-block": lookup(BlockVerification(), ref.block_round, 2, 1, 4),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_round_by_round(name):
+    rule, tally = RULES[name], Counter()
+
+    @SETTINGS
+    @given(st.data())
+    def every_round(data):
+        case = rule.case(data.draw)
+        expected = rule.expected(case, rule.strategy.depth)
+        check_rounds(case, rule.strategy, expected, rule.noise(), tally)
+
+    every_round()
+    check_tally(tally, rule.strategy.depth)
+    assert rule.strategy.lossless
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_limits(name):
+    """At temperature 0 the text is greedy's; a draft by the target itself is accepted whole."""
+    rule = RULES[name]
+
+    @SETTINGS
+    @given(st.data())
+    def limits(data):
+        case = rule.case(data.draw)
+        cold = Warp(0.0, 1.0, rule.top_k)
+        check_greedy_at_zero(case.but(warp=cold), rule.strategy)
+        if rule.strategy.needs_draft:
+            same = np.stack([case.tables[0]] * 2)
+            check_accepts_itself(case.but(tables=same, draft_warp=case.warp), rule.strategy)
+
+    limits()
