@@ -67,20 +67,18 @@ class Setting:
 
     def target(self) -> ref.Law:
         """The target's law of the next token, penalty, bans and minimum length included."""
-        table = ref.TableModel(self.tables[0].astype(float))
-        setting = float(self.warp.temperature), self.warp.top_k, float(self.warp.top_p)
-
-        @functools.cache
-        def next_token(context: ref.Text) -> np.ndarray:
-            logits = table.logits(context).copy()
-            for token in set(context):
-                logits[token] *= self.penalty if logits[token] <= 0 else 1 / self.penalty
-            logits[list(self.banned)] = -np.inf
-            if len(context) < self.least:
-                logits[list(self.ends)] = -np.inf
-            return ref.warp(logits, *setting)
-
-        return next_token
+        law = ref.ControlledLaw(
+            ref.TableModel(self.tables[0].astype(float)),
+            float(self.warp.temperature),
+            self.warp.top_k,
+            float(self.warp.top_p),
+            float(self.warp.min_p),
+            penalty=self.penalty,
+            banned=self.banned,
+            ends=self.ends,
+            min_length=self.least,
+        )
+        return functools.cache(law)
 
 
 @struct.dataclass
@@ -146,16 +144,20 @@ class Rounds:
         return path
 
 
-def run_rounds(strategy: DraftVerify, setting: Setting, texts: list[ref.Text]) -> Rounds:
-    """Run one round after each of `texts` on all drafts, under all outcomes of the tests."""
-    drafter = strategy.drafter
+def propose(drafter, setting: Setting, texts: list[ref.Text]):
+    """Make all drafts after each of `texts`, [B] in all, and run the target on them.
+
+    Returns:
+      wanted: [B, n] the tokens that each row's drafter was made to draw.
+      draft, logp, logits, controls: what the verifier of a round is given.
+    """
     wanted = _all_drafts(drafter, setting.vocab)
     each, wanted = len(wanted), np.tile(wanted, (len(texts), 1))
     ids = np.array([text + (0,) * (WIDTH - len(text)) for text in texts], np.int32)
     length = np.array([len(text) for text in texts], np.int32)
     target, draft_lm = (table_lm(table) for table in setting.tables)
     controls = setting.controls(len(wanted))
-    draft, logp, logits = _propose(
+    shown = _propose(
         DraftVerify(drafter, _Look()),
         target,
         draft_lm if drafter.needs_draft else None,
@@ -164,10 +166,15 @@ def run_rounds(strategy: DraftVerify, setting: Setting, texts: list[ref.Text]) -
         np.repeat(length, each),
         wanted,
     )
-    weight = _weights(drafter, draft, wanted)
-    np.testing.assert_allclose(weight.reshape(len(texts), each).sum(axis=1), 1, atol=2e-6)
-    judge = Judge(strategy.verifier, draft, logp, logits, controls)
-    mass = judge.mass(weight)
+    return wanted, *shown, controls
+
+
+def run_rounds(strategy: DraftVerify, setting: Setting, texts: list[ref.Text]) -> Rounds:
+    """Run one round after each of `texts` on all drafts, under all outcomes of the tests."""
+    wanted, draft, logp, logits, controls = propose(strategy.drafter, setting, texts)
+    weight = _weights(strategy.drafter, draft, wanted)
+    np.testing.assert_allclose(weight.reshape(len(texts), -1).sum(axis=1), 1, atol=2e-6)
+    mass = Judge(strategy.verifier, draft, logp, logits, controls).mass(weight)
     drawn = np.asarray(draft.valid) | (np.asarray(draft.depth) == 0)
     assert not mass[~drawn].any(), "a node that was not drawn is accepted"
     ended = np.asarray(controls.is_end(draft.tokens))
@@ -201,7 +208,7 @@ def distance(
 
 def _branching(drafter) -> tuple[int, ...]:
     """Children of a node of each level; a chain is a tree; nothing where nothing is drawn."""
-    if not drafter.needs_draft:
+    if not (drafter.drawn and drafter.needs_draft):
         return ()
     return getattr(drafter, "branching", (1,) * drafter.depth)
 

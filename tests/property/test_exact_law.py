@@ -55,7 +55,7 @@ SETTINGS = {
     "same": setting("same", Warp(1.0, 0.7), end=0),
     "disjoint": setting("disjoint"),
     "a colder draft": setting(draft_warp=Warp(0.5)),
-    "two warps": setting("zeros", Warp(0.7, 0.8), draft_warp=Warp(1.3, min_p=0.1), end=0),
+    "two warps": setting("zeros", Warp(0.7, 0.9, min_p=0.2), draft_warp=Warp(1.3, 0.8), end=0),
     "a greedy target": setting(warp=Warp(0.0), draft_warp=Warp(1.0)),
     "a greedy draft": setting(draft_warp=Warp(0.0)),
     "both greedy": setting(warp=Warp(0.0), end=1),
