@@ -3,14 +3,23 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import reference as ref
 import replay
 from hypothesis import given
 from hypothesis import strategies as st
-from replay_cases import SETTINGS, Case, Expected, check_rounds, check_tally
+from replay_cases import (
+    SETTINGS,
+    Case,
+    Expected,
+    check_greedy_at_zero,
+    check_rounds,
+    check_tally,
+)
 
 from mtad_jax import recipes
+from mtad_jax.warp import Warp
 
 
 def joint_rule(case: Case, depth: int, width: int, draw: str, many: bool, tally: Counter):
@@ -91,3 +100,27 @@ def test_sampling_draws_from_the_target(top_k, controls):
 
     every_round()
     assert tally["bonus"] > 0.9 * tally["all"], tally
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["mtad", "mmtad"])
+@pytest.mark.parametrize(("depth", "width", "vocab", "top_k", "draw", "controls"), SHAPES[:2])
+def test_limits(depth, width, vocab, top_k, draw, controls, many):
+    """Greedy's text at temperature 0 for every tau; the target's own draft is accepted whole."""
+    recipe = recipes.mmtad if many else recipes.mtad
+
+    @SETTINGS
+    @given(st.data())
+    def limits(data):
+        case = Case.draw(data.draw, vocab, top_k, controls)
+        cold = case.but(warp=Warp(0.0, 1.0, top_k))
+        check_greedy_at_zero(cold, recipe(depth, width, case.tau, draw))
+        same = case.but(tables=np.stack([case.tables[0]] * 2))
+        result = same.decode(recipe(depth, width, min(case.tau, 0.99), draw))
+        if many:  # or a path as probable as x*
+            np.testing.assert_allclose(result.trace.log_ratio, 0, atol=1e-6)
+        else:
+            stats = result.stats()
+            np.testing.assert_array_equal(stats.accepted, stats.drafted)
+            assert not np.asarray(result.trace.log_ratio).any()  # exactly 0
+
+    limits()
