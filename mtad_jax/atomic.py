@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all."""
+"""Folders and files that appear complete or not at all."""
 
 import errno
 import fcntl
@@ -51,6 +51,32 @@ def new_folder(path: str | Path, *, overwrite: bool = False, need_bytes: int = 0
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def new_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary file's name beside `path`, and rename it to `path` once the block is done.
+
+    Args:
+      path: must not exist, unless `overwrite`.
+      overwrite: replace the file.
+
+    Raises:
+      ValueError: `path` exists and may not be replaced.
+      OSError: it cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if os.path.lexists(path) and not overwrite:
+        raise ValueError(f"{path}: output exists: use another name or --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        _sync_one(temporary)
+        temporary.replace(path)
+        _sync_one(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _lock(temporary: Path, path: Path) -> int:

@@ -32,7 +32,7 @@ _FINALISTS = 4  # rules that are timed
 _PROBES = 4  # groups of prompts that a probe decodes
 _UNITS = 8  # groups of prompts that are timed at least; few prompts are drawn several times
 _ENOUGH = 3  # groups timed before the budget may cut the timing short
-_REPEATS = 2  # timings of one text, of which the faster counts: noise only ever adds
+_REPEATS = 3  # timings of one text, of which the fastest counts: noise only ever adds
 _FRESH = 1000  # first seed of the run after the choice
 
 Progress = Callable[[str], object]
@@ -147,12 +147,9 @@ class _Search:
         open_ = [entry for entry in self._entries if not entry.verdict]
         self._say("compiling plain decoding")
         self._meter.compile(self._plain)
-        plain = Probe(self._meter.calls(self._plain), self._decode([self._plain], _PROBES)[0])
-        self._predict(open_, plain)
+        self._predict(open_)
         finalists = self._finalists([entry for entry in open_ if entry.predicted is not None])
-        base = plain.decoded
-        if finalists:
-            finalists, base = self._time(finalists)
+        finalists, base = self._time(finalists)
         chosen = self._choose(finalists)
         return self._report(chosen, base)
 
@@ -167,12 +164,12 @@ class _Search:
         entry.calls = self._meter.calls(entry.candidate.strategy)
         return ""
 
-    def _predict(self, entries: list[_Entry], plain: Probe) -> None:
+    def _predict(self, entries: list[_Entry]) -> None:
         """Run the deepest of each family, and predict all of the family's speeds."""
         if not entries:
             return
         self._say("timing model calls")
-        cost = call_costs(self._meter, [plain.calls, *(entry.calls for entry in entries)])
+        cost = call_costs(self._meter, [entry.calls for entry in entries])
         for family in dict.fromkeys(entry.candidate.family for entry in entries):
             members = [entry for entry in entries if entry.candidate.family == family]
             deepest = max(members, key=lambda entry: entry.candidate.strategy.depth)
@@ -183,7 +180,8 @@ class _Search:
             self._say(f"probing {deepest.candidate.label}")
             strategy = deepest.candidate.strategy
             self._meter.compile(strategy)
-            probe = Probe(deepest.calls, self._decode([strategy], _PROBES)[0])
+            base, decoded = self._decode([self._plain, strategy], _PROBES)
+            probe, plain = Probe(deepest.calls, decoded), Probe(Calls((1,), ()), base)
             for entry in members:
                 depth = entry.candidate.strategy.depth
                 entry.predicted = predicted_ratio(entry.calls, depth, probe, plain, cost)

@@ -39,7 +39,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """Name and settings on one line; tells candidates apart."""
-        return " ".join([self.name, *(f"{k}={_show(v)}" for k, v in self.settings.items())])
+        return " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.settings.items())])
 
     @property
     def family(self) -> str:
@@ -51,7 +51,7 @@ class Candidate:
         same = {k: v for k, v in self.settings.items() if k not in _SIZES}
         if "branching" in self.settings:
             same["first"] = self.settings["branching"][0]
-        return " ".join([self.name, *(f"{k}={_show(v)}" for k, v in same.items())])
+        return " ".join([self.name, *(f"{k}={shown(v)}" for k, v in same.items())])
 
     @property
     def greedy_at_zero(self) -> bool:
@@ -79,6 +79,6 @@ def default_candidates(*, draft: bool) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a setting as a flag takes it: 4,2,2 for a branching."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"

@@ -9,7 +9,6 @@ from mtad_jax.calibration.calls import Calls
 from mtad_jax.calibration.meter import Decoded, Meter
 
 _POINTS = 5  # sizes of a call that are timed; those between are interpolated
-_LEAST = 0.1  # share of the model calls' time that a round takes at least, whatever the probe says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +58,9 @@ def predicted_ratio(
 ) -> float:
     """Return a rule's predicted tokens per second over plain decoding's.
 
-    A round takes the time of its model calls, and beside it what the family's probe took beside
-    its own: drawing, judging, committing.
+    `probe` and `plain` were run side by side. A round is taken to be longer or shorter than the
+    probe's as its model calls are: so it does not matter that these were timed at another time,
+    when the machine may have been faster or slower.
     """
-    beside = probe.round_seconds - cost(probe.calls)
-    seconds = max(cost(calls) + beside, _LEAST * cost(calls))
+    seconds = probe.round_seconds * cost(calls) / cost(probe.calls)
     return probe.tokens_a_round(depth) / seconds * plain.round_seconds

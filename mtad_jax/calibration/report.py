@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.calibration.candidates import Candidate, shown
 from mtad_jax.calibration.decide import Floor, Interval
 from mtad_jax.decode.strategy import Strategy
 
@@ -71,7 +71,7 @@ class Calibration:
         return "\n".join([*lines, "", *self._summary()])
 
     def _summary(self) -> list[str]:
-        chosen = " ".join([self.name, *(f"{k}={v}" for k, v in self.settings.items())])
+        chosen = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.settings.items())])
         if self.name == "sample":
             gain = "plain decoding: nothing beats it here"
         else:
