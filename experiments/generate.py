@@ -1,8 +1,10 @@
 """Continue a prompt, or a file of prompts.
 
 `python -m experiments.generate --prompt="Once upon a time"` streams the text to stdout and prints a
-line of statistics to stderr. `--prompts=IN.jsonl --output=OUT.jsonl` writes a row a prompt; what is
-finished of an interrupted run stays in `OUT.jsonl.partial`, and `--resume` goes on from there.
+line of statistics to stderr. `--prompts=IN.jsonl --output=OUT.jsonl` writes a row a prompt, or with
+`--samples=N` N rows a prompt, numbered by `sample`; what is finished of an interrupted run stays in
+`OUT.jsonl.partial`, and `--resume` goes on from there. A prompt's row may have its own `seed`: then
+its texts are the same in any file.
 
 `seconds` of an output row is the wall time of its batch divided by the rows in it, prompt and
 text handling included. Compiling is not in it: the first batch of a new size is run for two
@@ -28,16 +30,13 @@ from experiments.prompts import Prompt, encode_prompts, read_prompts
 from experiments.settings import (
     Settings,
     check_models,
-    define_model_flags,
-    define_strategy_flags,
-    define_text_flags,
-    define_warp_flags,
+    define_setting_flags,
     load_models,
     parse_ids,
     read_settings,
+    setting_flags,
 )
 from mtad_jax import cli
-from mtad_jax.decode.strategy import Request
 from mtad_jax.pipeline import Completion, Pipeline
 
 SOURCES = ("prompt", "prompt_ids", "prompts")
@@ -46,16 +45,13 @@ OUTPUT_FLAGS = ("overwrite", "resume")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the program's flags; not at import, so that importing it adds none."""
-    define_model_flags(values)
-    define_strategy_flags(values)
-    define_warp_flags(values)
-    define_text_flags(values)
+    define_setting_flags(values)
     text, switch = flags.DEFINE_string, flags.DEFINE_bool
     text("prompt", None, "Text to continue.", flag_values=values)
     flags.DEFINE_list("prompt_ids", None, "Token ids to continue: 1,2,3.", flag_values=values)
     text("prompts", None, "JSON lines with `prompt` or `prompt_ids`.", flag_values=values)
-    text("output", None, "JSON lines to write, a row a prompt.", flag_values=values)
-    flags.DEFINE_integer("batch_size", 1, "Rows decoded together.", flag_values=values)
+    text("output", None, "JSON lines to write, a row a text.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 1, "Prompts decoded together.", flag_values=values)
     switch("overwrite", False, "Replace an output that exists.", flag_values=values)
     switch("resume", False, "Go on after an interrupted run's rows.", flag_values=values)
 
@@ -80,16 +76,11 @@ def generate(values: flags.FlagValues) -> int:
         )
         writer.check()
     pipe = load_models(values)
-    vocab = pipe.target.lm.vocab_size
-    top_k = settings.warp.top_k
-    settings.strategy.check(Request(vocab=vocab, top_k=top_k, draft_top_k=top_k))
-    if any(i >= vocab for i in settings.eos_id or ()):
-        raise ValueError(f"--eos_id={max(settings.eos_id or ())} is outside [0, {vocab - 1}]")
-    if settings.stop and pipe.target.tokenizer is None:
-        raise ValueError("--stop needs a tokenizer, and the checkpoint has none: use --eos_id")
     ids = encode_prompts(
         pipe, prompts, strategy=settings.strategy, max_new_tokens=settings.max_new_tokens
     )
+    # All prompts at once: what a late batch would refuse is refused before the first.
+    pipe.check(ids, **settings.call())
     if writer is None:
         stream_text(pipe, ids[0], settings)
         return 0
@@ -133,46 +124,75 @@ def write_rows(
     writer: RowWriter,
     batch_size: int,
 ) -> int:
-    """Decode all prompts in order and write a row for each; return the exit code."""
+    """Decode all prompts in order and write a row for each text; return the exit code."""
+    samples = settings.samples
+    total = samples * len(ids)
     try:
-        with writer, tqdm(total=len(ids), initial=writer.count, unit="prompt") as bar:
-            batches = decode_batches(pipe, ids, settings, batch_size, writer.count)
+        with writer, tqdm(total=total, initial=writer.count, unit="text") as bar:
+            batches = decode_batches(pipe, prompts, ids, settings, batch_size, writer.count)
             for first, rows, seconds in batches:
                 writer.write(
-                    [prompts[i].keys | output_row(r, seconds) for i, r in enumerate(rows, first)]
+                    [
+                        prompts[i // samples].keys
+                        | ({"sample": i % samples} if samples > 1 else {})
+                        | output_row(row, seconds)
+                        for i, row in enumerate(rows, first)
+                    ]
                 )
                 bar.update(len(rows))
     except KeyboardInterrupt:
-        kept = f"{writer.count} of {len(ids)} rows are in {writer.partial}: --resume goes on"
+        kept = f"{writer.count} of {total} rows are in {writer.partial}: --resume goes on"
         print(f"error: interrupted; {kept if writer.count else 'no row kept'}", file=sys.stderr)
         return cli.INTERRUPTED
     return 0
 
 
 def decode_batches(
-    pipe: Pipeline, ids: Sequence[list[int]], settings: Settings, batch_size: int, start: int = 0
+    pipe: Pipeline,
+    prompts: Sequence[Prompt],
+    ids: Sequence[list[int]],
+    settings: Settings,
+    batch_size: int,
+    start: int = 0,
 ) -> Iterator[tuple[int, list[Completion], float]]:
     """Yield the index of each batch's first row, its rows and the seconds a row, from `start` on.
 
-    Batches have equal size, the last one filled up with repeats that are dropped afterwards, so
-    that nothing recompiles. A row's random stream is that of its index: neither the batch size nor
-    a resumed run changes its text. A resumed run forms the same batches, so that not even the
-    rounding of log-probabilities differs.
+    A prompt has `settings.samples` rows. Batches have equally many prompts, the last one filled up
+    with repeats that are dropped afterwards, so that nothing recompiles. A row's random stream is
+    that of its index, or of its prompt's own seed: neither the batch size nor a resumed run changes
+    its text. A resumed run forms the same batches, so that not even the rounding of
+    log-probabilities differs.
     """
-    compiled = set()
-    for first in range(start - start % batch_size, len(ids), batch_size):
+    compiled, samples = set(), settings.samples
+    done = start // samples
+    for first in range(done - done % batch_size, len(ids), batch_size):
+        count = samples * min(batch_size, len(ids) - first)
+        new = max(start - samples * first, 0)
+        if new >= count:
+            continue
         index = [min(i, len(ids) - 1) for i in range(first, first + batch_size)]
         batch = [ids[i] for i in index]
+        call = settings.call() | random_streams(prompts, index, settings)
         size = measure.sizes(batch, settings)
         if size not in compiled:
             measure.warm_up(pipe, batch, settings)
             compiled.add(size)
         begin = time.perf_counter()
-        rows = pipe(batch, row_ids=index, **settings.call())
+        rows = pipe(batch, **call)
         seconds = time.perf_counter() - begin
-        count = min(batch_size, len(ids) - first)
-        new = max(start - first, 0)
-        yield first + new, rows[new:count], seconds / count
+        yield samples * first + new, rows[new:count], seconds / count
+
+
+def random_streams(
+    prompts: Sequence[Prompt], index: Sequence[int], settings: Settings
+) -> dict[str, Any]:
+    """Return the seed and the row ids of the prompts `index` of a run: their own or by index."""
+    samples = settings.samples
+    seeds = [settings.seed if (own := prompts[i].seed) is None else own for i in index]
+    row_ids = [
+        s if prompts[i].seed is not None else samples * i + s for i in index for s in range(samples)
+    ]
+    return {"seed": seeds, "row_ids": row_ids}
 
 
 def output_row(row: Completion, seconds: float) -> dict[str, Any]:
@@ -204,6 +224,8 @@ def _read_prompts(values: flags.FlagValues) -> list[Prompt]:
     if values.output is None:
         if values.prompts is not None:
             raise ValueError("--prompts needs --output=FILE.jsonl for its rows")
+        if values.samples > 1:
+            raise ValueError(f"--samples={values.samples} needs --output=FILE.jsonl for its rows")
         for name in OUTPUT_FLAGS:
             if values[name].value:
                 raise ValueError(f"--{name} needs --output=FILE.jsonl")
@@ -218,13 +240,9 @@ def _read_prompts(values: flags.FlagValues) -> list[Prompt]:
 
 def _row_settings(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Return all that the rows depend on; the batch size is not among it."""
-    names = (
-        "target draft strategy depth width tau draw temperature top_k top_p max_new_tokens seed "
-        "eos_id ignore_eos stop"
-    )
-    text = json.dumps([[prompt.value, prompt.keys] for prompt in prompts])
+    text = json.dumps([[prompt.value, prompt.keys, prompt.seed] for prompt in prompts])
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {name: values[name].value for name in names.split()} | {"prompts_sha256": digest}
+    return {name: values[name].value for name in setting_flags()} | {"prompts_sha256": digest}
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-import mtad_jax
 from experiments.settings import Settings
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.loop import bucket
@@ -184,7 +183,8 @@ def sizes(batch: Sequence[list[int]], settings: Settings) -> tuple[int, int, int
     """Return what a batch compiles as: rows, prompt width and cache slots."""
     longest = max(map(len, batch))
     scratch = settings.strategy.scratch(settings.max_new_tokens)
-    return len(batch), bucket(longest), bucket(longest + settings.max_new_tokens + scratch)
+    rows = settings.samples * len(batch)
+    return rows, bucket(longest), bucket(longest + settings.max_new_tokens + scratch)
 
 
 def warm_up(pipe: Pipeline, batch: Sequence[list[int]], settings: Settings) -> None:
@@ -192,22 +192,7 @@ def warm_up(pipe: Pipeline, batch: Sequence[list[int]], settings: Settings) -> N
 
     Two, because a stream's second round is given the state that the first gave back.
     """
-    length = [len(ids) for ids in batch]
-    padded = np.zeros((len(batch), max(length)), np.int32)
-    for row, ids in zip(padded, batch, strict=True):
-        row[: len(ids)] = ids
-    eos = pipe.target.eos_ids if settings.eos_id is None else settings.eos_id
-    steps = mtad_jax.stream(
-        pipe.target.lm,
-        padded,
-        length,
-        strategy=settings.strategy,
-        draft=pipe.draft.lm if pipe.draft and settings.strategy.needs_draft else None,
-        warp=settings.warp,
-        max_new_tokens=settings.max_new_tokens,
-        eos_id=eos,
-        seed=settings.seed,
-        rounds=1,
-    )
-    for result in itertools.islice(steps, 2):
+    call = settings.call()
+    del call["stop"]
+    for result in itertools.islice(pipe.results(batch, rounds=1, **call), 2):
         jax.block_until_ready(result)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from mtad_jax.decode.checks import check_positions
@@ -21,15 +22,19 @@ class Prompt:
       value: text, or token ids.
       source: what error messages call it, e.g. "prompts.jsonl line 3".
       keys: those of `ID_KEYS` that its row has.
+      seed: its own, whatever stands beside it; None: the run's.
     """
 
     value: str | list[int]
     source: str
     keys: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read a JSON-lines file of rows with `prompt` (text) or `prompt_ids`; blank lines are skipped.
+
+    A row may have its own `seed`, and those of `ID_KEYS`.
 
     Raises:
       ValueError: a row cannot be used, naming its line; no rows.
@@ -66,7 +71,10 @@ def _parse_row(line: bytes, source: str) -> Prompt:
             raise ValueError(f"{source}: prompt={str(value)[:40]!r} is not a string")
     elif not isinstance(value, list) or any(type(item) is not int for item in value):
         raise ValueError(f"{source}: prompt_ids must be a list of integers")
-    return Prompt(value, source, {key: row[key] for key in ID_KEYS if key in row})
+    seed = row.get("seed")
+    if type(seed) not in (int, NoneType):
+        raise ValueError(f"{source}: seed={str(seed)[:40]} must be an integer")
+    return Prompt(value, source, {key: row[key] for key in ID_KEYS if key in row}, seed)
 
 
 def encode_prompts(

@@ -10,7 +10,8 @@ from typing import Any
 
 from absl import flags
 
-from mtad_jax import recipes
+from experiments.rules import define_strategy_flags, read_strategy
+from mtad_jax.decode.checks import check_lengths
 from mtad_jax.decode.strategy import Request, Strategy
 from mtad_jax.pipeline import Pipeline
 from mtad_jax.warp import Warp, check_warp
@@ -18,18 +19,8 @@ from mtad_jax.warp import Warp, check_warp
 # --help shows the flags of the program, and these belong to whichever program defines them.
 flags.disclaim_key_flags()
 
-STRATEGIES = ("greedy", "sample", "speculative", "mtad", "mmtad")
-DRAWS = ("search", "sample")
-DEPTH, WIDTH, TAU, DRAW = 4, 4, 0.5, "search"
-TEMPERATURE, TOP_K, TOP_P = 1.0, 10, 0.9  # of the paper's experiments
-
-_HONOURED = {
-    "greedy": (),
-    "sample": (),
-    "speculative": ("depth",),
-    "mtad": ("depth", "width", "tau", "draw"),
-    "mmtad": ("depth", "width", "tau", "draw"),
-}
+TEMPERATURE, TOP_K, TOP_P, TAU = 1.0, 10, 0.9, 0.5  # of the paper's experiments
+_WARP_FLAGS = ("temperature", "top_k", "top_p", "min_p")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +30,27 @@ class Settings:
     Attributes:
       strategy: the decoding rule.
       warp: sharpening of both models' distributions.
+      draft_warp: another one for the draft's; None: the same.
       max_new_tokens: most tokens a prompt gets.
+      min_new_tokens: tokens before which no end token comes.
       eos_id: end tokens; None: the checkpoint's; (): ends are ignored.
       stop: strings that end a text.
+      banned_ids: tokens that never come; None: all may.
+      repetition_penalty: of tokens that are in the text already; None: none.
+      samples: texts for each prompt.
       seed: of the run.
     """
 
     strategy: Strategy
     warp: Warp
+    draft_warp: Warp | None
     max_new_tokens: int
+    min_new_tokens: int
     eos_id: tuple[int, ...] | None
     stop: tuple[str, ...]
+    banned_ids: tuple[int, ...] | None
+    repetition_penalty: float | None
+    samples: int
     seed: int
 
     def call(self) -> dict[str, Any]:
@@ -57,53 +58,70 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
+def define_setting_flags(values: flags.FlagValues) -> None:
+    """Define all flags that a text depends on, but for its prompt."""
+    define_model_flags(values)
+    define_strategy_flags(values)
+    define_warp_flags(values)
+    _define_draft_warp_flags(values)
+    _define_text_flags(values)
+
+
+def setting_flags() -> list[str]:
+    """Return the names of the flags that `define_setting_flags` defines."""
+    values = flags.FlagValues()
+    define_setting_flags(values)
+    return list(values)
+
+
 def define_model_flags(values: flags.FlagValues) -> None:
     """Define --target and --draft."""
-    flags.DEFINE_string(
+    text = flags.DEFINE_string
+    text(
         "target", None, "Checkpoint folder, ours or Hugging Face's. Default: the shipped pair.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string(
-        "draft", None, "Checkpoint folder of the small model, beside --target.", flag_values=values
-    )
+    text("draft", None, "Checkpoint folder of the small model, of --target.", flag_values=values)
 
 
 def define_warp_flags(values: flags.FlagValues) -> None:
-    """Define --temperature, --top_k and --top_p."""
-    flags.DEFINE_float(
-        "temperature", None, f"0 is greedy. Default: {TEMPERATURE:g}.", flag_values=values
-    )
+    """Define --temperature, --top_k, --top_p and --min_p."""
+    real = flags.DEFINE_float
+    real("temperature", None, f"0 is greedy. Default: {TEMPERATURE:g}.", flag_values=values)
     flags.DEFINE_integer(
         "top_k", None, f"Likeliest tokens kept; 0: all. Default: {TOP_K}.", flag_values=values
     )
-    flags.DEFINE_float(
-        "top_p", None, f"Mass of likeliest tokens kept. Default: {TOP_P}.", flag_values=values
-    )
-
-
-def define_strategy_flags(values: flags.FlagValues) -> None:
-    """Define --strategy and its settings."""
-    flags.DEFINE_enum("strategy", "mmtad", STRATEGIES, "Decoding rule.", flag_values=values)
-    flags.DEFINE_integer(
-        "depth", None, f"Drafted tokens a round. Default: {DEPTH}.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "width", None, f"Beams of the draft. Default: {WIDTH}.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "tau", None, f"Threshold on the joint likelihood ratio. Default: {TAU}.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "draw", None, DRAWS, f"How the draft's beams are chosen. Default: {DRAW}.",
+    real("top_p", None, f"Mass of likeliest tokens kept. Default: {TOP_P}.", flag_values=values)
+    real(
+        "min_p", None, "Tokens less likely than this share of the likeliest are cut. Default: 0.",
         flag_values=values,
     )  # fmt: skip
 
 
-def define_text_flags(values: flags.FlagValues) -> None:
-    """Define what ends a text, and the seed."""
-    flags.DEFINE_integer("max_new_tokens", 128, "Most tokens a prompt gets.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of all random draws.", flag_values=values)
-    flags.DEFINE_list(
+def _define_draft_warp_flags(values: flags.FlagValues) -> None:
+    """Define --draft_temperature and the others."""
+    for name in _WARP_FLAGS:
+        define = flags.DEFINE_integer if name == "top_k" else flags.DEFINE_float
+        meaning = f"--{name} of the draft model. Default: the target's."
+        define(f"draft_{name}", None, meaning, flag_values=values)
+
+
+def _define_text_flags(values: flags.FlagValues) -> None:
+    """Define what may come, what ends a text, and the seed."""
+    whole, ids = flags.DEFINE_integer, flags.DEFINE_list
+    whole("max_new_tokens", 128, "Most tokens a prompt gets.", flag_values=values)
+    whole("min_new_tokens", 0, "Tokens before which no end token comes.", flag_values=values)
+    ids("banned_ids", None, "Token ids that never come, e.g. 5,17.", flag_values=values)
+    flags.DEFINE_float(
+        "repetition_penalty", None, "Above 1: tokens of prompt and text get less likely.",
+        flag_values=values,
+    )  # fmt: skip
+    whole("samples", 1, "Texts for each prompt.", flag_values=values)
+    whole(
+        "seed", 0, "Seed of all random draws but those of prompt rows that have a `seed`.",
+        flag_values=values,
+    )  # fmt: skip
+    ids(
         "eos_id", None, "End token ids, e.g. 2 or 2,7. Default: the checkpoint's.",
         flag_values=values,
     )  # fmt: skip
@@ -119,78 +137,85 @@ def read_settings(values: flags.FlagValues) -> Settings:
     Raises:
       ValueError: flags contradict each other, or a value is out of range.
     """
-    if values.max_new_tokens < 1:
-        raise ValueError(f"--max_new_tokens={values.max_new_tokens} must be >= 1")
-    if values.ignore_eos and values.eos_id is not None:
-        raise ValueError(
-            f"--eos_id={','.join(values.eos_id)} contradicts --ignore_eos: give one of them"
-        )
-    if "" in (values.stop or ()):
-        raise ValueError("--stop= is empty: give the string that ends a text, or leave it out")
-    eos = None if values.eos_id is None else tuple(parse_ids("eos_id", values.eos_id))
+    _check_text_flags(values)
+    warp = read_warp(values, greedy=values.strategy == "greedy")
+    draft_warp = _read_draft_warp(values, warp)
+    request = Request(
+        top_k=warp.top_k,
+        draft_top_k=(draft_warp or warp).top_k,
+        samples=values.samples,
+        penalty=values.repetition_penalty is not None,
+        own_warp=draft_warp is not None,
+    )
+    strategy = read_strategy(values, request)
+    if draft_warp is not None and not strategy.needs_draft:
+        flag = next(f"draft_{f}" for f in _WARP_FLAGS if values[f"draft_{f}"].value is not None)
+        raise ValueError(_without_draft(f"--{flag}={values[flag].value}", values.strategy))
     return Settings(
-        strategy=read_strategy(values),
-        warp=read_warp(values, greedy=values.strategy == "greedy"),
+        strategy=strategy,
+        warp=warp,
+        draft_warp=draft_warp,
         max_new_tokens=values.max_new_tokens,
-        eos_id=() if values.ignore_eos else eos,
+        min_new_tokens=values.min_new_tokens,
+        eos_id=() if values.ignore_eos else _read_ids(values, "eos_id"),
         stop=tuple(values.stop or ()),
+        banned_ids=_read_ids(values, "banned_ids"),
+        repetition_penalty=values.repetition_penalty,
+        samples=values.samples,
         seed=values.seed,
     )
 
 
-def read_strategy(values: flags.FlagValues) -> Strategy:
-    """Return the decoding rule.
-
-    Raises:
-      ValueError: a flag was given that the rule cannot honour, or a value is out of range.
-    """
-    name = values.strategy
-    for flag in ("depth", "width", "tau", "draw"):
-        if values[flag].value is not None and flag not in _HONOURED[name]:
-            able = [s for s in STRATEGIES if flag in _HONOURED[s]]
-            raise ValueError(
-                f"--{flag}={values[flag].value} means nothing to --strategy={name}: leave it out "
-                f"or use {' or '.join(able)}"
-            )
-    if name in ("greedy", "sample"):
-        return getattr(recipes, name)()
-    depth = DEPTH if values.depth is None else values.depth
-    if name == "speculative":
-        strategy = recipes.speculative(depth)
-    else:
-        strategy = getattr(recipes, name)(
-            depth=depth,
-            width=WIDTH if values.width is None else values.width,
-            tau=TAU if values.tau is None else values.tau,
-            draw=values.draw or DRAW,
-        )
-    # Against a vocabulary without limit: the real one is not known before the models are.
-    top_k = TOP_K if values.top_k is None else values.top_k
-    strategy.check(Request(top_k=max(top_k, 0), draft_top_k=max(top_k, 0)))
-    return strategy
+def _check_text_flags(values: flags.FlagValues) -> None:
+    """Raise ValueError on what needs no model to be refused."""
+    for flag, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("samples", 1)):
+        value: Any = values[flag].value
+        if value < least:
+            raise ValueError(f"--{flag}={value} must be >= {least}")
+    check_lengths(values.min_new_tokens, values.max_new_tokens)
+    if values.ignore_eos:
+        for flag in ("eos_id", "min_new_tokens"):
+            value = values[flag].value
+            if value:
+                shown = ",".join(value) if isinstance(value, list) else value
+                raise ValueError(f"--{flag}={shown} contradicts --ignore_eos: give one of them")
+    if "" in (values.stop or ()):
+        raise ValueError("--stop= is empty: give the string that ends a text, or leave it out")
 
 
 def read_warp(values: flags.FlagValues, *, greedy: bool = False) -> Warp:
-    """Return the sharpening; `greedy` is temperature 0, where top-k and top-p change nothing.
+    """Return the sharpening; `greedy` is temperature 0, where the cuts change nothing.
 
     Raises:
       ValueError: contradictory or out of range.
     """
+    given: dict[str, Any] = {f: values[f].value for f in _WARP_FLAGS}
+    given = {flag: value for flag, value in given.items() if value is not None}
     if greedy:
-        for flag in ("temperature", "top_k", "top_p"):
-            if values[flag].value:
+        for flag, value in given.items():
+            if value:
                 raise ValueError(
-                    f"--{flag}={values[flag].value} contradicts --strategy=greedy, which takes "
-                    "the likeliest token: leave it out or use --strategy=sample"
+                    f"--{flag}={value} contradicts --strategy=greedy, which takes the likeliest "
+                    "token: leave it out or use --strategy=sample"
                 )
         return Warp(temperature=0.0)
-    warp = Warp(
-        temperature=TEMPERATURE if values.temperature is None else values.temperature,
-        top_k=TOP_K if values.top_k is None else values.top_k,
-        top_p=TOP_P if values.top_p is None else values.top_p,
-    )
+    warp = Warp(**{"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P} | given)
     check_warp(warp)
     return warp
+
+
+def _read_draft_warp(values: flags.FlagValues, warp: Warp) -> Warp | None:
+    """Return the draft's own sharpening, the target's where a flag was not given; None: no flag."""
+    given: dict[str, Any] = {f: values[f"draft_{f}"].value for f in _WARP_FLAGS}
+    given = {flag: value for flag, value in given.items() if value is not None}
+    if not given:
+        return None
+    own = dataclasses.replace(warp, **given)
+    try:
+        check_warp(own)
+    except ValueError as error:
+        raise ValueError(f"the draft's {error}") from error
+    return own
 
 
 def check_models(values: flags.FlagValues, needs_draft: bool) -> None:
@@ -205,14 +230,19 @@ def check_models(values: flags.FlagValues, needs_draft: bool) -> None:
         )
     if needs_draft and values.target is not None and values.draft is None:
         raise ValueError(
-            "--draft is missing: this strategy drafts; give --draft=DIR or use --strategy=sample "
-            "or greedy"
+            f"--draft is missing: --strategy={values.strategy} drafts: give --draft=DIR or use a "
+            "strategy without a draft model, e.g. sample"
         )
     if not needs_draft and values.draft is not None:
-        raise ValueError(
-            f"--draft={values.draft} means nothing to --strategy={values.strategy}: leave it out "
-            "or use speculative, mtad or mmtad"
-        )
+        raise ValueError(_without_draft(f"--draft={values.draft}", values.strategy))
+
+
+def _without_draft(flag: str, strategy: str) -> str:
+    """Return what to say of a flag on a draft model that the rule has not."""
+    return (
+        f"{flag} means nothing to --strategy={strategy}, which has no draft model: leave it out or "
+        "use a strategy that drafts, e.g. speculative"
+    )
 
 
 def load_models(values: flags.FlagValues) -> Pipeline:
@@ -220,6 +250,12 @@ def load_models(values: flags.FlagValues) -> Pipeline:
     if values.target is None:
         return Pipeline.shipped()
     return Pipeline.load(values.target, values.draft)
+
+
+def _read_ids(values: flags.FlagValues, name: str) -> tuple[int, ...] | None:
+    """Return the token ids of a flag; None where it was not given."""
+    items = values[name].value
+    return None if items is None else tuple(parse_ids(name, items))
 
 
 def parse_ids(name: str, items: list[str]) -> list[int]:

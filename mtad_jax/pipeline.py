@@ -11,7 +11,7 @@ import numpy as np
 from mtad_jax import checkpoint, tokenizers
 from mtad_jax.checkpoint import LoadedModel
 from mtad_jax.decode import generate as engine
-from mtad_jax.decode.checks import check_draft, check_ends
+from mtad_jax.decode.checks import check_draft, check_ends, check_prompts
 from mtad_jax.decode.result import ENDINGS, DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.strategy import Strategy
@@ -162,6 +162,29 @@ class Pipeline:
         run = self._run([prompt], strategy, stop, rounds, settings)
         return TextStream((pieces[0], (done or [None])[0]) for pieces, done in run)
 
+    def results(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        strategy: Strategy,
+        rounds: int,
+        **settings: Unpack[Settings],
+    ) -> Iterator[DecodeResult]:
+        """Continue prompts as `mtad_jax.stream` does: ids and counters after every `rounds` rounds.
+
+        Args and raises: as `__call__` and `stream`.
+        """
+        ids, length = self._padded(prompts)
+        return engine.stream(
+            self.target.lm,
+            ids,
+            length,
+            strategy=strategy,
+            draft=self._draft_of(strategy),
+            rounds=rounds,
+            **self._with_ends(settings),
+        )
+
     def check(
         self,
         prompts: Sequence[str | Sequence[int]],
@@ -174,9 +197,9 @@ class Pipeline:
 
         Args and raises: as `__call__`; nothing is compiled.
         """
-        self._check(prompts, stop)
-        length = np.array([len(self.encode(prompt)) for prompt in prompts])
+        self._check_stop(stop)
         target = self.target.lm
+        _, length = check_prompts(*self._padded(prompts), target.vocab_size)
         draft = check_draft(target, self._draft_of(strategy), strategy)
         settings = self._with_ends(settings)
         check_settings(settings, length, strategy=strategy, target=target, draft=draft)
@@ -206,32 +229,29 @@ class Pipeline:
         settings: Settings,
     ) -> Iterator[tuple[list[str], list[Completion]]]:
         """Check and start a call; see `_follow`."""
-        self._check(prompts, stop)
-        tokenizer, vocab = self.target.tokenizer, self.target.lm.vocab_size
-        settings = self._with_ends(settings)
-        ids = [self.encode(prompt) for prompt in prompts]
-        padded = np.zeros((len(ids), max(map(len, ids))), np.int32)
-        for row, prompt in zip(padded, ids, strict=True):
-            row[: len(prompt)] = prompt
-        results = engine.stream(
-            self.target.lm,
-            padded,
-            [len(prompt) for prompt in ids],
-            strategy=strategy,
-            draft=self._draft_of(strategy),
-            rounds=rounds,
-            **settings,
-        )
-        ids = [prompt for prompt in ids for _ in range(settings.get("samples", 1))]
+        self._check_stop(stop)
+        results = self.results(prompts, strategy=strategy, rounds=rounds, **settings)
+        samples, tokenizer = int(settings.get("samples", 1)), self.target.tokenizer
+        ids = [ids for ids in map(self.encode, prompts) for _ in range(samples)]
         trimmers = [StopTrimmer(tokenizer, stop) if tokenizer else None for _ in ids]
-        return _follow(results, ids, trimmers, check_ends(settings.get("eos_id"), vocab).tolist())
+        ends = check_ends(self._with_ends(settings).get("eos_id"), self.target.lm.vocab_size)
+        return _follow(results, ids, trimmers, ends.tolist())
 
-    def _check(self, prompts: Sequence, stop: Sequence[str]) -> None:
-        """Raise ValueError on stop strings or prompts that cannot be used."""
-        if isinstance(stop, str):
-            raise ValueError(f"stop={stop!r} must be a list of strings: write [{stop!r}]")
+    def _padded(self, prompts: Sequence) -> tuple[np.ndarray, np.ndarray]:
+        """Return prompts as ids [B, P], padded on the right, and their lengths [B]."""
         if not prompts:
             raise ValueError("prompts is empty: give at least one")
+        ids = [self.encode(prompt) for prompt in prompts]
+        length = np.array([len(prompt) for prompt in ids])
+        padded = np.zeros((len(ids), length.max()), np.int64)
+        for row, prompt in zip(padded, ids, strict=True):
+            row[: len(prompt)] = prompt
+        return padded, length
+
+    def _check_stop(self, stop: Sequence[str]) -> None:
+        """Raise ValueError on stop strings that cannot be used."""
+        if isinstance(stop, str):
+            raise ValueError(f"stop={stop!r} must be a list of strings: write [{stop!r}]")
         if stop and self.target.tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and the checkpoint has none")
         if "" in stop:

@@ -24,7 +24,7 @@ ROWS = [
     {"prompt_ids": [1, 9, 9, 9, 12]},
 ]
 KEYS = {"prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds", "finish_reason"}
-STATS = {"rounds", "accepted", "drafted", "block_efficiency", "acceptance_by_position"}
+STATS = {"rounds", "accepted", "drafted", "block_efficiency", "acceptance_by_position", "endings"}
 
 
 @pytest.fixture(scope="session")
@@ -249,8 +249,8 @@ def test_wrong_flags(args, message, tmp_path, monkeypatch):
         (["--prompt=x"], "no tokenizer"),
         ([f"--prompt_ids={IDS_ONLY_VOCAB}"], f"id {IDS_ONLY_VOCAB}, outside"),
         (["--prompt_ids=99999999999999999999"], "outside"),
-        ([ONE, "--noignore_eos", "--eos_id=77"], "--eos_id=77 is outside"),
-        ([ONE, "--stop=x"], "--stop needs a tokenizer"),
+        ([ONE, "--noignore_eos", "--eos_id=77"], "eos_id=77 is outside"),
+        ([ONE, "--stop=x"], "stop strings need a tokenizer"),
         ([ONE, "--max_new_tokens=255"], "positions=256 of the target < 257"),
         (["--prompt_ids=" + ",".join("1" * 250)], "lower max_new_tokens or shorten"),
     ],
