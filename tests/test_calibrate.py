@@ -233,8 +233,9 @@ def test_refused_rules_and_wrong_settings():
             choose(FakeMeter(), floor=floor)
     with pytest.raises(ValueError, match="margin=-1"):
         choose(FakeMeter(), margin=-1)
-    with pytest.raises(ValueError, match="'nonsense' is no recipe"):
-        Candidate.of("nonsense")
+    for name in ("nonsense", "Chain", "_draft_of"):
+        with pytest.raises(ValueError, match=f"'{name}' is no recipe"):
+            Candidate.of(name)
 
 
 def test_predictions_follow_costs_and_acceptance():

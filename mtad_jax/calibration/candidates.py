@@ -1,6 +1,7 @@
 """The decoding rules that compete, and what is refused before anything is measured."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ class Candidate:
           ValueError: there is no such recipe.
         """
         recipe = getattr(recipes, name, None)
-        if recipe is None or name.startswith("_"):
+        if not inspect.isfunction(recipe) or name.startswith("_"):
             raise ValueError(f"candidate {name!r} is no recipe: see mtad_jax.recipes")
         return cls(name, settings, recipe(**settings))
 
