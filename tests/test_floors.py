@@ -17,7 +17,7 @@ FLOORS = [
     "decode.commit decode.certificate decode.beams decode.verifiers decode.lossless decode.loop hf",
     "decode.drafters decode.checks hf_params",
     "decode.draft_verify decode.beam_search decode.settings checkpoint hf_writer "
-    "decode.trees decode.lookup decode.confident decode.mtjd",
+    "decode.trees decode.lookup decode.confident decode.mtjd decode.dsbd",
     "recipes decode.generate",
     "pipeline calibration.candidates calibration.calls",
     "testing.fakes testing.models testing.results calibration.meter",

@@ -97,17 +97,19 @@ def grow_beams(
     The first step uses `logits`, those after the committed text; each further one is a call of
     the model on the places of the depth before, so the last depth's places are not run.
 
-    Draws: with `draw="sample"`, step d takes Gumbel noise of shape (places of depth d, V) from
-    `round_keys(key, length, DRAFT, d)`, d = 0 ... K - 1; with "search" none.
+    Draws: step d = 0 ... K - 1 takes Gumbel noise from `round_keys(key, length, DRAFT, d)`, of
+    shape (U, V) with `draw="sample"`, (widths[d], U, V) with "replace", U the places of depth d
+    (one at depth 0); with "search" none.
     """
     past, batch = history(state, controls, lm.vocab_size), state.length.shape[0]
     beams, first = first_beam(batch), 1
     lattice = Lattice([], [first_window(batch, 1 + sum(widths))], [], [])
     for step, width in enumerate(widths):
         logp, noise = law(logits, past, controls, warp), None
-        if draw == "sample":
+        if draw != "search":
             keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
-            noise = rng.gumbel(keys, logp.shape[1:])
+            draws = (width,) if draw == "replace" else ()
+            noise = rng.gumbel(keys, draws + logp.shape[1:])
         beams = beam_step(beams, logp, width, noise, controls)
         lattice.levels.append(beams)
         lattice.windows.append(lattice_window(lattice.windows[-1], beams.parent, first))
@@ -134,10 +136,13 @@ def beam_step(
     beams: Beams,
     logq: Float[Array, "B U V"],
     width: int,
-    noise: Float[Array, "B U V"] | None,
+    noise: Float[Array, "B U V"] | Float[Array, "B W U V"] | None,
     controls: Controls,
 ) -> Beams:
     """Keep `width` pairs of one of U beams and a token, by weight plus noise, ties lowest first.
+
+    Gumbel noise [B, U, V] draws without replacement, in proportion to the weights; with noise of
+    their own, [B, W, U, V], the W draws are independent: the same pair may come again.
 
     Each valid beam offers its tokens with q > 0; an ended one offers exactly one pair, itself with
     its weight unchanged, at column 0 of its row.
@@ -147,6 +152,11 @@ def beam_step(
     pairs = jnp.where(beams.valid[:, :, None], pairs, -jnp.inf)
     if noise is None:
         weight, parent, token = _top_pairs(pairs, width)
+    elif noise.ndim == 4:
+        score = jnp.where(pairs[:, None] > -jnp.inf, pairs[:, None] + noise, -jnp.inf)
+        index = jnp.argmax(score.reshape(*score.shape[:2], -1), axis=-1)
+        parent, token = index // logq.shape[2], index % logq.shape[2]
+        weight = pick(pairs, parent, token)
     else:
         # Gumbel top-W: draws without replacement in proportion to exp(pairs).
         score = jnp.where(pairs > -jnp.inf, pairs + noise, -jnp.inf)

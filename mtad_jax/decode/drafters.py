@@ -194,7 +194,7 @@ class Beam:
             lm, logits[:, None], cache, state, controls, warp=controls.draft_warp,
             widths=(self.width,) * self.depth, draw=self.draw,
         )  # fmt: skip
-        make = _best_path if self.keep == "best" else _whole_lattice
+        make = _best_path if self.keep == "best" else lattice_draft
         return make(state, lattice), cache
 
 
@@ -246,7 +246,7 @@ def chain_draft(
     )
 
 
-def _whole_lattice(state: DecodeState, lattice: Lattice) -> Draft:
+def lattice_draft(state: DecodeState, lattice: Lattice) -> Draft:
     """Return every place of every depth as a node; x*'s ancestors are the reference."""
     levels, best = lattice.levels, lattice.best
     width = levels[0].token.shape[1]

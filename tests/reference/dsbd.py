@@ -184,7 +184,8 @@ def _emit(above, depth, p, slots, wanted, chance, widths, gap) -> Chosen:
     while len(slots) < wanted:
         slots.append(_draw(("new", len(slots)), p, chance))
     best = max(slots, key=lambda pair: p[pair])
-    others = [p[pair] for pair in slots if pair != best]
+    # Equal draws are separate beams of one text: which of them is emitted does not matter.
+    others = [p[b, t] for b, t in slots if (above[b].path, t) != (above[best[0]].path, best[1])]
     if others:
         gap = min(gap, math.log(p[best]) - math.log(max(others)))
     place, token = above[best[0]], best[1]

@@ -1,0 +1,310 @@
+"""Speculative beam decoding with dynamic width (DSBD): its draft of pairs, and its rule."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from mtad_jax import keys as rng
+from mtad_jax.decode.beams import grow_beams
+from mtad_jax.decode.drafters import check_depth, check_trees, last_logits, lattice_draft
+from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.decode.strategy import Drafter, Request, Verdict
+from mtad_jax.models.base import BoundLM
+from mtad_jax.tree import Draft, pick, take
+from mtad_jax.types import Array, Bool, Float, Int, Key
+
+
+@struct.dataclass
+class PairDraws:
+    """W beams a depth, each drawn *with* replacement from the joint of beams and tokens.
+
+    At each depth W pairs of a beam and a token are drawn from
+    Q(b, v) = q(path_b) q(v | path_b) / the sum over the draft's beams; an ended beam offers one
+    pair, itself. Equal draws stay separate beams. The lattice's nodes are as in `Beam(keep="tree")`
+    in draw order; each node's reference is its own log q(path), x* is the likeliest beam of the
+    last depth.
+
+    Draws: those of `grow_beams` with "replace".
+
+    Source: DSBD, arXiv 2409.16560. Its public code draws without replacement and verifies as if
+    with.
+
+    Attributes:
+      depth: K, at least 1; static.
+      width: W, at least 1; static.
+    """
+
+    depth: int = struct.field(pytree_node=False)
+    width: int = struct.field(pytree_node=False)
+
+    @property
+    def nodes(self) -> int:
+        """Node 0 and W nodes a depth."""
+        return 1 + self.depth * self.width
+
+    @property
+    def needs_draft(self) -> bool:
+        """A draft model is needed."""
+        return True
+
+    @property
+    def chain(self) -> bool:
+        """No: it is run with a window, even with one beam."""
+        return False
+
+    @property
+    def drawn(self) -> bool:
+        """No: nodes are drawn from the joint of all beams, not from q at their parent."""
+        return False
+
+    def check(self, request: Request) -> None:
+        """Raise ValueError on a depth or width below 1, or a model that runs chains only."""
+        check_depth(self.depth)
+        if self.width < 1:
+            raise ValueError(f"width={self.width} must be >= 1: draw at least one beam")
+        check_trees(request)
+
+    def propose(
+        self, lm: BoundLM | None, state: DecodeState, controls: Controls
+    ) -> tuple[Draft, Any]:
+        """Return the lattice with q after each node above the last depth."""
+        assert lm is not None
+        logits, cache = last_logits(lm, state)
+        lattice, cache = grow_beams(
+            lm, logits[:, None], cache, state, controls, warp=controls.draft_warp,
+            widths=(self.width,) * self.depth, draw="replace",
+        )  # fmt: skip
+        draft = lattice_draft(state, lattice)
+        reference = jnp.concatenate([level.logq for level in lattice.levels], axis=1)
+        return dataclasses.replace(
+            draft,
+            reference=jnp.pad(reference, ((0, 0), (1, 0))),
+            logq=jnp.concatenate(lattice.logp, axis=1),
+        ), cache
+
+
+@struct.dataclass
+class DynamicWidth:
+    """DSBD: the draws of a depth are tested in turn; as many as can be expected must pass. Lossy.
+
+    Live beams have weights w_b, at the root one beam of weight 1; P(b, v) = w_b p(v | b) over
+    them, Q(b, v) the draft's law of the depth, 0 for dead parents and not renormalised. n* is the
+    largest n that passes with probability >= `threshold`, at least 1. From R = P on, in draw
+    order: a dead parent is rejected, any other draw accepted iff u < R/Q; after an acceptance
+    R = P, after a rejection R = norm(max(0, R - Q)). Once n* have passed they are the live beams,
+    weights in proportion to P, and the next depth is tested. Otherwise n* slots are filled: those
+    that passed, one draw from R, the rest from P. After depth K: W slots from P. The slot with the
+    largest P is emitted (ties: the first): its parent's path is accepted, its token follows.
+
+    This is the variant that restarts each round from one text; the paper's full form keeps all
+    slots as beams of the next round. With W = 1 it is speculative sampling.
+
+    Draws: the test of draw w (from 0) at depth d (from 1) is [d - 1, w] of `uniform(keys, (K, W))`,
+    `keys` the verifier's. Slot i (from 0; slots that passed take theirs unused) is drawn with row i
+    of Gumbel noise (W, W, V) (slot, beam of the depth above, token; at the root beam 0 only) from
+    `fold(keys, 1)`.
+
+    Source: DSBD, arXiv 2409.16560. Its public code subtracts q twice a rejection in the estimate
+    of the width.
+
+    Attributes:
+      threshold: least probability that n* draws pass, in [0, 1]; traced.
+    """
+
+    threshold: float | Float[Array, ""]
+
+    @property
+    def lossless(self) -> bool:
+        """No: the likeliest slot is emitted."""
+        return False
+
+    def check(self, drafter: Drafter, request: Request) -> None:
+        """Raise ValueError on a threshold that is no probability, or another draft."""
+        if not 0.0 <= float(self.threshold) <= 1.0:
+            raise ValueError(
+                f"threshold={float(self.threshold)} must be in [0, 1]: it is a probability (1 "
+                "tests one beam a depth but where all draws surely pass)"
+            )
+        if not isinstance(drafter, PairDraws):
+            name = type(drafter).__name__
+            raise ValueError(f"drafter={name}: DSBD tests draws from a joint: draft with PairDraws")
+
+    def verify(
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
+    ) -> Verdict:
+        """Judge a draft; see `Verifier.verify`."""
+        assert draft.logq is not None
+        width, batch = draft.depth.count(1), logp.shape[0]
+        u = rng.uniform(keys, (draft.max_depth, width))
+        ended = draft.filler | (draft.valid & controls.is_end(draft.tokens))
+        token = jnp.where(draft.filler, 0, draft.tokens)
+        weight = jnp.ones((batch, 1), jnp.float32)
+        above, stops = slice(0, 1), []
+        for step in range(draft.max_depth):
+            below = slice(above.stop, above.stop + width)
+            share = jax.nn.softmax(draft.reference[:, above], axis=-1)
+            p = _pairs(weight, logp[:, above], ended[:, above])
+            q = _pairs(jnp.where(weight > 0, share, 0.0), draft.logq[:, above], ended[:, above])
+            wanted = dynamic_width(p, q, width, self.threshold)
+            drawn = draft.parent[:, below] - above.start, token[:, below]
+            passed, rest = _test_draws(p, q, drawn, u[:, step], wanted)
+            value = jnp.where(passed, pick(p, *drawn), 0.0)
+            full = jnp.sum(passed, axis=1) == wanted
+            stops.append(_Stop(above.start, ~full, wanted, p, rest, drawn, passed, value))
+            weight = value / jnp.maximum(jnp.sum(value, axis=1, keepdims=True), _TINY)
+            above = below
+        p = _pairs(weight, logp[:, above], ended[:, above])
+        none = jnp.zeros((batch, width), bool)
+        drawn = jnp.zeros_like(none, jnp.int32), jnp.zeros_like(none, jnp.int32)
+        yes, all_ = jnp.ones((batch,), bool), jnp.full((batch,), width)
+        stops.append(_Stop(above.start, yes, all_, p, p, drawn, none, none.astype(jnp.float32)))
+        leaf, bonus = _emit(_first_stop(stops), rng.fold(keys, 1))
+        chosen = bonus[:, None] == jnp.arange(logp.shape[2])
+        return Verdict(leaf, jnp.where(chosen, 0.0, -jnp.inf))
+
+
+_TINY = 1e-38  # keeps the weights of rows without survivors, which nobody reads, from being NaN
+
+
+@struct.dataclass
+class _Stop:
+    """A depth at which a row may stop.
+
+    Attributes:
+      first: [] or [B] node of place 0 of the depth above.
+      here: [B] whether the row stops here, if it came so far.
+      wanted: [B] slots to fill.
+      p, rest: [B, U, V] P, and R after the last test.
+      drawn: [B, W] parent's place, and token, of each draw.
+      passed, value: [B, W] whether it passed, and its P if so.
+    """
+
+    first: int | Int[Array, " B"]
+    here: Bool[Array, " B"]
+    wanted: Int[Array, " B"]
+    p: Float[Array, "B U V"]
+    rest: Float[Array, "B U V"]
+    drawn: tuple[Int[Array, "B W"], Int[Array, "B W"]]
+    passed: Bool[Array, "B W"]
+    value: Float[Array, "B W"]
+
+
+def dynamic_width(
+    p: Float[Array, "B U V"], q: Float[Array, "B U V"], width: int, threshold: float | Array
+) -> Int[Array, " B"]:
+    """Return n* = max(1, the largest n with P(N >= n) >= threshold).
+
+    N is the number accepted in W draws without stopping: after r rejections in a row the next is
+    accepted with alpha_r = sum min(R_r, Q), where R_0 = P and R_{r+1} = norm(max(0, R_r - Q)).
+    """
+    _, alpha = lax.scan(lambda r, _: (_less(r, q), _overlap(r, q)), p, length=width)
+    alpha = jnp.pad(alpha.T, ((0, 0), (0, 1)))[:, None]  # --> [B, 1, W+1]; the last is not reached
+    chance = jnp.zeros((p.shape[0], width + 1, width + 1))  # of (accepted, rejections in a row)
+    chance = chance.at[:, 0, 0].set(1.0)
+    for _ in range(width):
+        hit = jnp.sum(chance * alpha, axis=2)
+        miss = jnp.pad(chance * (1 - alpha), ((0, 0), (0, 0), (1, 0)))[:, :, :-1]
+        chance = miss.at[:, 1:, 0].add(hit[:, :-1])
+    tail = jnp.cumsum(jnp.sum(chance, axis=2)[:, ::-1], axis=1)[:, ::-1]  # P(N >= n)
+    n = jnp.arange(width + 1)
+    return jnp.max(jnp.where((tail >= threshold) | (n == 1), n, 0), axis=1)
+
+
+def _pairs(
+    weight: Float[Array, "B U"], logp: Float[Array, "B U V"], ended: Bool[Array, "B U"]
+) -> Float[Array, "B U V"]:
+    """Return the probability of every pair; an ended beam offers column 0 of its row alone."""
+    itself = jnp.arange(logp.shape[2]) == 0
+    return weight[:, :, None] * jnp.where(ended[:, :, None], itself, jnp.exp(logp))
+
+
+def _overlap(r: Float[Array, "B U V"], q: Float[Array, "B U V"]) -> Float[Array, " B"]:
+    """Return sum min(R, Q), at most 1."""
+    return jnp.minimum(jnp.sum(jnp.minimum(r, q), axis=(1, 2)), 1.0)
+
+
+def _less(r: Float[Array, "B U V"], q: Float[Array, "B U V"]) -> Float[Array, "B U V"]:
+    """Return norm(max(0, R - Q)); R where that has no mass, which is a matter of rounding."""
+    rest = jnp.maximum(r - q, 0.0)
+    mass = jnp.sum(rest, axis=(1, 2), keepdims=True)
+    return jnp.where(mass > 0, rest / jnp.where(mass > 0, mass, 1.0), r)
+
+
+def _test_draws(
+    p: Float[Array, "B U V"],
+    q: Float[Array, "B U V"],
+    drawn: tuple[Int[Array, "B W"], Int[Array, "B W"]],
+    u: Float[Array, "B W"],
+    wanted: Int[Array, " B"],
+) -> tuple[Bool[Array, "B W"], Float[Array, "B U V"]]:
+    """Return which draws pass, until `wanted` have, and R after the last test."""
+
+    def one(carry, draw):
+        r, count = carry
+        parent, token, u = draw
+        r_of, q_of = (pick(x, parent[:, None], token[:, None])[:, 0] for x in (r, q))
+        still = count < wanted
+        # Q is 0 after a dead parent.
+        can = still & (r_of > 0) & (q_of > 0)
+        ratio = jnp.log(jnp.where(can, r_of, 1.0)) - jnp.log(jnp.where(can, q_of, 1.0))
+        passes = can & (jnp.log(u) < ratio)
+        rejected = (still & ~passes)[:, None, None]
+        r = jnp.where(passes[:, None, None], p, jnp.where(rejected, _less(r, q), r))
+        return (r, count + passes), passes
+
+    start = p, jnp.zeros_like(wanted)
+    by_draw = jax.tree.map(lambda x: x.T, (*drawn, u))
+    (rest, _), passed = lax.scan(one, start, by_draw)
+    return passed.T, rest
+
+
+def _first_stop(stops: list[_Stop]) -> _Stop:
+    """Return, for each row, the first depth at which it stops; the root's one place is padded."""
+    width, batch = stops[0].passed.shape[1], stops[0].here.shape[0]
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)))
+
+    stops = [
+        dataclasses.replace(
+            s, p=padded(s.p), rest=padded(s.rest), first=jnp.full((batch,), s.first)
+        )
+        for s in stops
+    ]
+    found = stops[-1]
+    for stop in reversed(stops[:-1]):
+
+        def choose(a: Array, b: Array, here: Array = stop.here) -> Array:
+            return jnp.where(here.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+        found = jax.tree.map(choose, stop, found)
+    return found
+
+
+def _emit(stop: _Stop, keys: Key[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    """Fill the slots; return the node above the one with the largest P, and its token."""
+    batch, width, vocab = stop.p.shape
+    slot = jnp.arange(width)
+    count = jnp.sum(stop.passed, axis=1, keepdims=True)
+    from_rest = (slot == count)[:, :, None, None]
+    chances = jnp.where(from_rest, stop.rest[:, None], stop.p[:, None])  # --> [B, W, W, V]
+    noise = rng.gumbel(keys, (width, width, vocab))
+    score = jnp.where(chances > 0, jnp.log(jnp.where(chances > 0, chances, 1.0)) + noise, -jnp.inf)
+    pair = jnp.argmax(score.reshape(batch, width, -1), axis=-1)
+    fresh = (slot >= count) & (slot < stop.wanted[:, None])
+    value = jnp.where(fresh, take(stop.p.reshape(batch, -1), pair), 0.0)
+    # Those that passed come first, in draw order: so ties go to them.
+    values = jnp.concatenate([stop.value, value], axis=1)
+    parent = jnp.concatenate([stop.drawn[0], pair // vocab], axis=1)
+    token = jnp.concatenate([stop.drawn[1], pair % vocab], axis=1)
+    best = jnp.argmax(values, axis=1)
+    return stop.first + take(parent, best), take(token, best)
