@@ -10,6 +10,7 @@ from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain, NoDraft, check_depth
 from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
+from mtad_jax.decode.mtjd import MTJD
 from mtad_jax.decode.trees import Tree
 from mtad_jax.decode.verifiers import (
     Ancestral,
@@ -39,6 +40,24 @@ def beam(width: int = 4, draw: str = "search") -> BeamSearch:
     Emits the beam with the largest log-probability per token; streams nothing before its end.
     """
     return BeamSearch(width, draw)
+
+
+def mtjd(depth: int = 4, width: int | None = None, draw: str = "search") -> MTJD:
+    """Emit whole blocks that the target's own joint prefers: what MTAD approximates. Lossy.
+
+    K target calls a block: a yardstick of quality, not of speed.
+
+    Args:
+      depth: K, tokens of a block.
+      width: W, beams of the target; None: 4. Not for draw="exact".
+      draw: "search" (the W likeliest), "sample" (W drawn without replacement) or "exact" (the
+        argmax over all blocks; tiny vocabularies only).
+
+    Source: arXiv 2407.09722.
+    """
+    if width is None:
+        width = 0 if draw == "exact" else _WIDTH
+    return MTJD(depth, width, draw)
 
 
 def speculative(depth: int = 4) -> DraftVerify:
