@@ -11,7 +11,7 @@ import reference as ref
 import mtad_jax
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate
-from mtad_jax.testing import table_lm
+from mtad_jax.testing import table_lm, tiny_pair
 from mtad_jax.warp import Warp
 
 VOCAB, ROWS, LIMIT, BATCH = 8, 31, 14, 6
@@ -181,6 +181,17 @@ def test_every_accepted_block_keeps_the_promise(name):
     assert certificate.margin == min(b.log_ratio for b in blocks) - certificate.bound
     text = str(certificate)
     assert "HOLDS for every block" in text and len(text.splitlines()) <= 20
+
+
+def test_a_model_keeps_the_promise_and_its_own_draft_has_ratio_zero():
+    target, draft = tiny_pair()
+    call = {"strategy": recipes.mmtad(3, 3, 0.6, "sample"), "warp": WARP, "max_new_tokens": 24}
+    ids, lengths = np.random.default_rng(0).integers(0, 64, (8, 5)), np.arange(8) % 5 + 1
+    certificate = mtad_jax.certificate(generate(target, ids, lengths, draft=draft, **call))
+    assert certificate.holds and len(certificate.blocks) > 20
+    own = mtad_jax.certificate(generate(target, ids, lengths, draft=target, **call))
+    assert all(b.log_ratio > -2e-5 for b in own.blocks)  # x* or a path as probable
+    assert len(own.blocks) == own.rounds
 
 
 @pytest.mark.parametrize("value", [-5.0, math.nan])
