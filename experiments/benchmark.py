@@ -252,6 +252,7 @@ def _about(values: flags.FlagValues, suite: Suite, rules: list[Rule]) -> dict[st
         "temperature": float(warp.temperature),
         "top_k": int(warp.top_k),
         "top_p": float(warp.top_p),
+        "min_p": float(warp.min_p),
         "rules": [rule.label for rule in rules],
     }
 

@@ -76,6 +76,62 @@ BAD = {
         {"draft": lm(positions=13)},
         r"positions=13 of the draft < 14 = prompt 3 \+ new 10 \+ look-ahead 1: lower",
     ),
+    "min_p": ({"warp": Warp(min_p=1.5)}, r"min_p=1\.5 must be in \[0, 1\]"),
+    "min_p nan": ({"warp": Warp(min_p=NAN)}, r"min_p=nan must be in \[0, 1\]"),
+    "draft's warp": ({"draft_warp": Warp(-1.0)}, r"temperature=-1\.0 must be finite and >= 0"),
+    "draft's top-k": (
+        {"draft_warp": Warp(top_k=1)},
+        r"width=2 must be between 1 and top_k=1: lower width",
+    ),
+    "warp of no draft": (
+        {"strategy": recipes.sample(), "draft_warp": Warp()},
+        r"draft_warp is given, but this strategy has no draft model: leave it out",
+    ),
+    "penalty 0": ({"repetition_penalty": 0.0}, r"repetition_penalty=0\.0 must be finite and > 0"),
+    "penalty nan": ({"repetition_penalty": NAN}, r"repetition_penalty=nan must be finite and > 0"),
+    "penalty inf": ({"repetition_penalty": np.inf}, r"repetition_penalty=inf must be finite"),
+    "banned": ({"banned_ids": [1, 8]}, r"banned_ids holds 8, outside \[0, 7\]"),
+    "banned negative": ({"banned_ids": [-1]}, r"banned_ids holds -1, outside \[0, 7\]"),
+    "half banned": ({"banned_ids": [1.5]}, r"banned_ids=\[1\.5\] must be a list of token ids"),
+    "all banned": ({"banned_ids": range(8)}, r"banned_ids holds all 8 tokens: leave at least one"),
+    "ends alone are left": (
+        {"banned_ids": range(2, 8), "eos_id": [0, 1], "min_new_tokens": 1},
+        r"banned_ids leaves end tokens only, which min_new_tokens=1 forbids: ban fewer",
+    ),
+    "minimum": ({"min_new_tokens": 11}, r"min_new_tokens=11 > max_new_tokens=10: lower the first"),
+    "minimum below 0": ({"min_new_tokens": -1}, r"min_new_tokens=-1 must be a whole number >= 0"),
+    "no minimum": ({"min_new_tokens": NAN}, r"min_new_tokens=nan must be a whole number >= 0"),
+    "no samples": ({"samples": 0}, r"samples=0 must be a whole number >= 1"),
+    "yes to samples": ({"samples": True}, r"samples=True must be a whole number >= 1"),
+    "samples as text": ({"samples": "2"}, r"samples=2 must be a whole number >= 1"),
+    "infinitely many": ({"samples": np.inf}, r"samples=inf must be a whole number >= 1"),
+    "samples, cold": (
+        {"samples": 2, "warp": Warp(0.0)},
+        r"samples=2 at temperature 0 would all be the same text: raise the temperature",
+    ),
+    "samples, greedy": (
+        {"samples": 2, "strategy": recipes.greedy()},
+        r"samples=2: this strategy draws nothing.*: use sample or ask for one",
+    ),
+    "samples, beams": (
+        {"samples": 2, "strategy": recipes.beam(2)},
+        r'samples=2: this strategy draws nothing.*: use draw="sample" or ask for one',
+    ),
+    "seeds": ({"seed": [1, 2, 3]}, r"seed has 3 items, not one for each of 2 prompts"),
+    "seeds of samples": (
+        {"seed": [1, 2, 3, 4], "samples": 2},
+        r"seed has 4 items, not one for each of 2 prompts",
+    ),
+    "half seeds": ({"seed": [1.5, 2]}, r"seed=\[1\.5, 2\] must be an integer, or a list"),
+    "seeds of seeds": ({"seed": [[1, 2]]}, r"seed=\[\[1, 2\]\] must be an integer, or a list"),
+    "row ids of samples": (
+        {"row_ids": [0, 1], "samples": 2},
+        r"row_ids has shape \(2,\), not one id for each of 4 rows",
+    ),
+    "n-gram": (
+        {"strategy": recipes.lookup(2, 3), "draft": None},
+        r"ngram=3 > 2 = the shortest prompt: lower ngram",
+    ),
     "slots": (
         {"slots": 17},
         r"slots=17 < 18 = prompt 3 \+ new 10 \+ scratch 5: lower max_new_tokens or raise slots",
@@ -116,6 +172,24 @@ def test_the_tightest_call_is_not_refused():
     # A draft that is given to a strategy without one may be anything.
     other = {"strategy": recipes.sample(), "draft": lm(9)}
     assert generate(small, **GOOD | other).length.tolist() == [10, 10]
+
+
+def test_settings_that_there_are_not():
+    for change, message in (
+        ({"temperature": 1.0}, "no setting is called temperature: there are max_new_tokens, warp"),
+        ({"max_new_tokens": None}, "max_new_tokens is missing"),
+    ):
+        call = {name: x for name, x in (GOOD | change).items() if x is not None}
+        with pytest.raises(TypeError, match=message):
+            generate(lm(), **call)
+
+
+def test_what_is_odd_but_not_wrong():
+    """Cuts at temperature 0 are skipped; an end that is banned never comes; seeds may be huge."""
+    cold = {"warp": Warp(0.0, 0.5, 1, min_p=1.0), "strategy": recipes.mtad(2, 1)}
+    ends = {"eos_id": 0, "banned_ids": [0], "min_new_tokens": 10}
+    for change in (cold, ends, {"seed": [2**70, -1]}, {"min_new_tokens": 3}):
+        assert generate(lm(), **GOOD | change).length.tolist() == [10, 10]
 
 
 def test_padding_may_hold_anything():

@@ -110,8 +110,10 @@ def check_seeds(seed: int | Sequence[int], row_ids, rows: int, samples: int) -> 
     Raises:
       ValueError: not integers, or not one a row.
     """
-    seeds = np.asarray(seed)
-    if seeds.dtype.kind not in "iu" or seeds.ndim > 1:
+    # Objects: Python's integers may be larger than any of numpy's.
+    seeds = np.asarray(seed, dtype=object)
+    whole = all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in seeds.flat)
+    if seeds.ndim > 1 or not whole:
         raise ValueError(f"seed={seed!r} must be an integer, or a list of one integer a prompt")
     if seeds.ndim == 1 and len(seeds) != rows:
         raise ValueError(f"seed has {len(seeds)} items, not one for each of {rows} prompts")
@@ -128,8 +130,7 @@ def check_seeds(seed: int | Sequence[int], row_ids, rows: int, samples: int) -> 
     else:
         ids = np.arange(rows * samples)
     every = np.repeat(seeds, samples) if seeds.ndim else np.broadcast_to(seeds, ids.shape)
-    # Objects: Python's integers may be larger than any of numpy's.
-    return (every.astype(object) % 2**32).astype(np.uint32), ids.astype(np.int32)
+    return (every % 2**32).astype(np.uint32), ids.astype(np.int32)
 
 
 def check_prompts(prompt_ids, prompt_length, vocab: int) -> tuple[np.ndarray, np.ndarray]:
