@@ -1,0 +1,69 @@
+"""What the shipped pair says of the rules: lossless ones write as plain sampling does."""
+
+import math
+import statistics
+
+import jax
+import numpy as np
+import pytest
+
+import mtad_jax
+from experiments.benchmark_tasks import OPENINGS
+from mtad_jax import recipes
+from mtad_jax.warp import Warp
+
+SAMPLES, NEW = 8, 32
+WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
+LOSSLESS = {
+    "speculative": recipes.speculative(3),
+    "block": recipes.block(3),
+    "specinfer": recipes.specinfer((3, 2)),
+    "mcsd": recipes.mcsd((3, 2)),
+    "spectr": recipes.spectr(2, 3),
+    "lookup": recipes.lookup(3, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def write():
+    """Return the mean -log p_raw of each opening's texts, by a rule."""
+    pipe = mtad_jax.Pipeline.shipped()
+    ids = [pipe.encode(text) for text in OPENINGS]
+    length = [len(i) for i in ids]
+    prompts = np.zeros((len(ids), max(length)), np.int32)
+    for row, prompt in zip(prompts, ids, strict=True):
+        row[: len(prompt)] = prompt
+    assert pipe.draft is not None
+    draft = pipe.draft.lm
+
+    def nats(strategy, seed):
+        result = mtad_jax.generate(
+            pipe.target.lm, prompts, length, strategy=strategy, draft=draft, warp=WARP,
+            max_new_tokens=NEW, samples=SAMPLES, seed=seed,
+        )  # fmt: skip
+        trace, count = jax.tree.map(np.asarray, (result.trace.logp_raw, result.length))
+        return (-trace.sum(axis=1) / count).reshape(len(ids), SAMPLES).mean(axis=1)
+
+    return nats
+
+
+@pytest.fixture(scope="module")
+def plain(write):
+    return write(recipes.sample(), 0)
+
+
+def distance(nats, plain) -> float:
+    """The mean difference in its standard errors, openings paired."""
+    change = (nats - plain).tolist()
+    return abs(statistics.fmean(change)) / (statistics.stdev(change) / math.sqrt(len(change)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_the_perplexity_of_a_lossless_rule_is_samplings(name, write, plain):
+    assert distance(write(LOSSLESS[name], 1), plain) < 3.5
+
+
+@pytest.mark.slow
+def test_the_measure_sees_a_rule_that_sharpens(write, plain):
+    assert distance(write(recipes.mtad(3, 3), 1), plain) > 5
