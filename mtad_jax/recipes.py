@@ -8,6 +8,7 @@ from mtad_jax.decode.beam_search import BeamSearch
 from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain, NoDraft, check_depth
+from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
 from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.mtjd import MTJD
@@ -183,6 +184,19 @@ def bild(depth: int = 10, fallback: float = 0.6, rollback: float = 5.0) -> Draft
     Source: arXiv 2302.07863.
     """
     return DraftVerify(ConfidentChain(depth, fallback), Rollback(rollback))
+
+
+def dsbd(depth: int = 4, width: int = 4, accept: float = 0.8) -> DraftVerify:
+    """Speculative beam decoding with dynamic width, each round from one text (DSBD). Lossy.
+
+    Args:
+      depth: K, levels of the draft.
+      width: W, beams drawn a level; 1 is speculative sampling.
+      accept: as many beams are kept as will be accepted with at least this probability.
+
+    Source: arXiv 2409.16560.
+    """
+    return DraftVerify(PairDraws(depth, width), DynamicWidth(accept))
 
 
 def lookup(depth: int = 4, ngram: int = 3) -> DraftVerify:
