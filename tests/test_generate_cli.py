@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from absl import flags
+from generate_flags import run
 from tiny_pair import IDS_ONLY_VOCAB, write_ids_only_pair, write_pair
 
-from experiments import generate as program
 from experiments.output import RowWriter
 from mtad_jax import recipes
 from mtad_jax.pipeline import Pipeline
@@ -57,14 +56,6 @@ def without_time(path):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(path)]
 
 
-def run(*args):
-    """The program in this process, without the wrapper that turns errors into lines."""
-    values = flags.FlagValues()
-    program.define_flags(values)
-    values(["generate", *map(str, args)])
-    return program.generate(values)
-
-
 def models(pair):
     return f"--target={pair[0]}", f"--draft={pair[1]}"
 
@@ -95,6 +86,38 @@ def test_rows_do_not_depend_on_the_batch_size(ids_pair, prompts, tmp_path):
         run(*common, f"--prompts={prompts}", f"--output={out}", f"--batch_size={n}")
     tokens = [[row["tokens"] for row in read_jsonl(out)] for out in outs]
     assert tokens[0] == tokens[1]
+
+
+def test_samples_are_rows_and_rows_may_have_seeds(ids_pair, tmp_path, monkeypatch):
+    """A row's own seed gives its texts in any file; a run cut inside a prompt goes on there."""
+    rows = [{"prompt_ids": [1, 5], "seed": 3}, {"prompt_ids": [1, 9, 9]}, {"prompt_ids": [1, 7]}]
+    common = (
+        f"--target={ids_pair[0]}", "--strategy=sample", "--max_new_tokens=8", "--ignore_eos",
+        "--samples=2", "--batch_size=2", "--banned_ids=4", "--repetition_penalty=1.5",
+    )  # fmt: skip
+    prompts, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert run(*common, f"--prompts={prompts}", f"--output={out}") == 0
+    got = read_jsonl(out)
+    assert [row["sample"] for row in got] == [0, 1] * 3
+    assert [row["prompt_ids"] for row in got] == [r["prompt_ids"] for r in rows for _ in range(2)]
+    assert len({tuple(row["tokens"]) for row in got}) == 6
+    assert not any(4 in row["tokens"] for row in got)
+
+    turned = write_jsonl(tmp_path / "turned.jsonl", [rows[2], rows[1], rows[0]])
+    run(*common, f"--prompts={turned}", f"--output={tmp_path / 'turned_out.jsonl'}")
+    other = read_jsonl(tmp_path / "turned_out.jsonl")
+    assert [row["tokens"] for row in other[4:]] == [row["tokens"] for row in got[:2]]
+    assert [row["tokens"] for row in other[2:4]] == [row["tokens"] for row in got[2:4]]
+    assert other[0]["tokens"] != got[4]["tokens"]  # the stream of its place
+
+    again = tmp_path / "again.jsonl"
+    with monkeypatch.context() as patch:
+        interrupt_second_batch(patch, KeyboardInterrupt())
+        assert run(*common, f"--prompts={prompts}", f"--output={again}") == 130
+    partial = tmp_path / "again.jsonl.partial"
+    partial.write_text("".join(partial.read_text().splitlines(keepends=True)[:3]))
+    assert run(*common, f"--prompts={prompts}", f"--output={again}", "--resume") == 0
+    assert without_time(again) == without_time(out)
 
 
 def interrupt_second_batch(monkeypatch, error):
@@ -202,55 +225,13 @@ ONE = "--prompt_ids=1,5"
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "no prompt"),
-        ([ONE, "--prompt=x"], "--prompt contradicts --prompt_ids"),
-        (["--prompt_ids="], "--prompt_ids is empty"),
-        (["--prompt_ids=1,x"], "holds 'x'"),
-        ([ONE, "--strategy=greedy", "--temperature=0.5"], "contradicts --strategy=greedy"),
-        ([ONE, "--strategy=greedy", "--top_k=5"], "contradicts --strategy=greedy"),
-        ([ONE, "--strategy=speculative", "--tau=0.5"], "--tau=0.5 means nothing"),
-        ([ONE, "--strategy=speculative", "--width=2"], "--width=2 means nothing"),
-        ([ONE, "--strategy=speculative", "--draw=sample"], "--draw=sample means nothing"),
-        ([ONE, "--strategy=sample", "--depth=2"], "--depth=2 means nothing"),
-        ([ONE, "--strategy=sample", "--draft=x", "--target=x"], "--draft=x means nothing"),
-        ([ONE, "--draft=x"], "--draft=x needs --target"),
-        ([ONE, "--target=x"], "--draft is missing"),
-        ([ONE, "--target=nowhere", "--strategy=greedy"], "nowhere: no such folder"),
-        ([ONE, "--tau=0"], "tau=0.0 must be > 0"),
-        ([ONE, "--tau=nan"], "tau=nan must be > 0"),
-        ([ONE, "--depth=0"], "depth=0 must be >= 1"),
-        ([ONE, "--width=0"], "width=0 must be between 1 and"),
-        ([ONE, "--width=5", "--top_k=4"], "top_k=4: lower width"),
-        ([ONE, "--top_k=-1"], "top_k=-1 must be >= 0"),
-        ([ONE, "--top_p=1.5"], "top_p=1.5"),
-        ([ONE, "--temperature=-1"], "temperature=-1.0"),
-        ([ONE, "--temperature=nan"], "temperature=nan"),
-        ([ONE, "--max_new_tokens=0"], "--max_new_tokens=0 must be >= 1"),
-        ([ONE, "--eos_id=2", "--ignore_eos"], "--eos_id=2 contradicts --ignore_eos"),
-        ([ONE, "--eos_id="], "--eos_id is empty"),
-        ([ONE, "--stop="], "--stop= is empty"),
-        ([ONE, "--batch_size=2"], "--batch_size=2 needs --prompts"),
-        ([ONE, "--batch_size=0"], "--batch_size=0 must be >= 1"),
-        ([ONE, "--overwrite"], "--overwrite needs --output"),
-        ([ONE, "--resume"], "--resume needs --output"),
-        (["--prompts=x.jsonl"], "--prompts needs --output"),
-    ],
-)
-def test_wrong_flags(args, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        run(*args)
-    assert not os.listdir(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
         (["--prompt=x"], "no tokenizer"),
         ([f"--prompt_ids={IDS_ONLY_VOCAB}"], f"id {IDS_ONLY_VOCAB}, outside"),
         (["--prompt_ids=99999999999999999999"], "outside"),
         ([ONE, "--noignore_eos", "--eos_id=77"], "eos_id=77 is outside"),
         ([ONE, "--stop=x"], "stop strings need a tokenizer"),
+        ([ONE, f"--banned_ids={IDS_ONLY_VOCAB}"], "banned_ids holds 40, outside"),
+        ([ONE, "--repetition_penalty=0"], "repetition_penalty=0.0 must be finite and > 0"),
         ([ONE, "--max_new_tokens=255"], "positions=256 of the target < 257"),
         (["--prompt_ids=" + ",".join("1" * 250)], "lower max_new_tokens or shorten"),
     ],
@@ -276,6 +257,8 @@ def test_what_the_model_cannot_do(args, message, ids_pair, tmp_path):
         ('{"prompt_ids": [1, true]}', "line 2: prompt_ids must be"),
         ('{"prompt_ids": [1, -1]}', "line 2: the prompt holds id -1"),
         ('{"prompt_ids": "1"}', "line 2: prompt_ids must be"),
+        ('{"prompt": "x", "seed": 1.5}', "line 2: seed=1.5 must be an integer"),
+        ('{"prompt": "x", "seed": true}', "line 2: seed=True must be an integer"),
         ('{"prompt": "\\ud800"}', "line 2: "),
         ('{"prompt": "\udcff"}', "line 2: not UTF-8"),
     ],
