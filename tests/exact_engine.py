@@ -226,7 +226,10 @@ def _all_drafts(drafter, vocab: int) -> np.ndarray:
 
 @functools.partial(jax.jit, compiler_options=QUICK)
 def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
-    """Prefill and one step up to the verifier; the drafts are those wanted, where q gives them."""
+    """Prefill and one step up to the verifier; the drafts are those wanted, where q gives them.
+
+    Where no draft is wanted (a beam chooses, a lookup finds) the noise is the engine's own.
+    """
     sizes = _sizes(strategy.drafter)
     levels = iter(jnp.split(wanted, np.cumsum(sizes)[:-1], axis=1) if sizes else ())
 
@@ -241,7 +244,7 @@ def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
         return jnp.max(loud * (token.shape[2] - jnp.arange(token.shape[2])[:, None]), axis=2)
 
     with (
-        mock.patch.object(rng, "gumbel", gumbel),
+        mock.patch.object(rng, "gumbel", gumbel if sizes else rng.gumbel),
         mock.patch.object(draft_verify, "commit", lambda state, draft, verdict, **_: verdict),
     ):
         state = loop.empty_state(
