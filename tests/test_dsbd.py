@@ -1,19 +1,13 @@
-"""Speculative beam decoding with dynamic width: every round replayed by the NumPy reference."""
+"""Speculative beam decoding: its dynamic width, its limit of one beam, its refusals."""
 
-import functools
 import math
-from collections import Counter
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
-from hypothesis import given
-from hypothesis import strategies as st
-from replay_cases import BATCH, SETTINGS, Case, Expected, check_rounds, check_tally, sum_of
+from replay_cases import BATCH, Case
 
-from mtad_jax import keys as rng
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain
 from mtad_jax.decode.dsbd import DynamicWidth, PairDraws, dynamic_width
@@ -24,93 +18,6 @@ from mtad_jax.warp import Warp
 
 def rule(depth, width, threshold=0.8):
     return DraftVerify(PairDraws(depth, width), DynamicWidth(threshold))
-
-
-@functools.cache
-def pair_noise(depth: int, width: int, vocab: int):
-    """Noise of the draft by (depth, draw), uniforms of the tests, noise of the last slots."""
-
-    @jax.jit
-    def draw(keys, length):
-        steps = []
-        for step in range(depth):
-            key = rng.round_keys(keys, length, rng.DRAFT, step)
-            steps.append(rng.gumbel(key, (width, width if step else 1, vocab)))
-        accept = rng.round_keys(keys, length, rng.ACCEPT)
-        uniforms = rng.uniform(accept, (depth, width))
-        return steps, uniforms, rng.gumbel(rng.fold(accept, 1), (width, width, vocab))
-
-    return draw
-
-
-class Chance(ref.Given):
-    """The engine's draws, in the reference's slots: the last ones over as many places as asked."""
-
-    def __init__(self, noise):
-        steps, uniforms, last = noise
-        drafts = {(d + 1, w): row for d, step in enumerate(steps) for w, row in enumerate(step)}
-        super().__init__(uniforms.reshape(-1), drafts)
-        self.last = last
-
-    def draws(self, slot, logp, count, replace):
-        if isinstance(slot[0], str):
-            self.noise[slot] = self.last[slot[1]].reshape(-1)[: len(logp)]
-        return super().draws(slot, logp, count, replace)
-
-
-def judge(case: Case, depth: int, width: int, tally: Counter):
-    """What DSBD does in a round, by the reference, given the engine's draws."""
-    ends = frozenset(case.ends)
-
-    def expected(round_, noise, target, draft):
-        text, chance = round_.text, Chance(noise)
-        levels = ref.pair_draws(draft, text, depth, width, ends, chance)
-        # tau of the case, from 0.05 to 1.5, serves as the threshold, cut at 1.
-        chosen = ref.dsbd_round(target, draft, text, levels, chance, min(case.tau, 0.97))
-        accepted, follow = ref.dsbd_kept(chosen, case.tables.shape[2])
-        star = max(levels[-1], key=lambda place: place.log_q).path
-        for n in chosen.widths:
-            tally[f"width {n}"] += 1
-        log_q = sum_of(draft, text, accepted)
-        gap = min(chance.gap, chosen.gap)
-        return Expected(accepted, follow, len(star), log_q, chosen.depth < depth, gap)
-
-    return expected
-
-
-@pytest.mark.parametrize(
-    ("depth", "width", "vocab", "top_k"), [(3, 3, 6, 0), (2, 4, 5, 3), (3, 1, 7, 0)]
-)
-def test_dsbd_round_by_round(depth, width, vocab, top_k):
-    tally: Counter = Counter()
-
-    @SETTINGS
-    @given(st.data())
-    def every_round(data):
-        case = Case.draw(data.draw, vocab, top_k)
-        strategy = rule(depth, width, min(case.tau, 0.97))
-        noise = pair_noise(depth, width, vocab)
-        check_rounds(case, strategy, judge(case, depth, width, tally), noise, tally)
-
-    every_round()
-    check_tally(tally, depth)
-    assert all(tally[f"width {n}"] for n in range(1, width + 1)), tally
-
-
-def test_the_controls_reach_every_beam():
-    tally: Counter = Counter()
-    depth, width, vocab = 2, 3, 6
-
-    @SETTINGS
-    @given(st.data())
-    def every_round(data):
-        case = Case.draw(data.draw, vocab, 4, ("penalty", "banned", "min_new"), apart=True)
-        strategy = rule(depth, width, min(case.tau, 0.97))
-        noise = pair_noise(depth, width, vocab)
-        check_rounds(case, strategy, judge(case, depth, width, tally), noise, tally)
-
-    every_round()
-    assert tally["checked"] > 0.8 * tally["all"], tally
 
 
 def distributions(seed, beams, vocab):
