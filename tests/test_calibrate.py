@@ -62,9 +62,9 @@ class FakeMeter:
         depth = strategy.depth
         return Calls((depth + 1,), (2, *(1,) * (depth - 1)) if strategy.needs_draft else ())
 
-    def call_seconds(self, model, nodes):
-        self.compiled.add((model, nodes))
-        return getattr(self, f"{model}_seconds") + (nodes - 1) * self.node_seconds
+    def call_seconds(self, model, sizes):
+        self.compiled |= {(model, n) for n in sizes}
+        return [getattr(self, f"{model}_seconds") + (n - 1) * self.node_seconds for n in sizes]
 
     def compile(self, strategy):
         self.compiled.add(strategy)
@@ -73,9 +73,10 @@ class FakeMeter:
     def decode(self, strategy, group, seed):
         name, depth = self.name(strategy), strategy.depth
         calls = self.calls(strategy)
-        seconds = sum(
-            self.call_seconds(m, n) for m in ("target", "draft") for n in getattr(calls, m)
-        )
+        timed = self.compiled.copy()
+        seconds = sum(self.call_seconds("target", calls.target))
+        seconds += sum(self.call_seconds("draft", calls.draft))
+        self.compiled = timed
         rate = self.rate.get(name, 0.0)
         at = tuple(round(1000 * ROUNDS * rate ** (i + 1)) / 1000 for i in range(depth))
         rng = np.random.default_rng([group, seed, len(self.seen) if self.noise else 0])
@@ -169,7 +170,18 @@ def test_a_gain_within_the_margin_or_the_noise_is_not_worth_it():
     assert choose(FakeMeter(rate=slightly), only, margin=0.01).name == "speculative"
     more = {"speculative": 1.05 * cost - 1}
     assert choose(FakeMeter(rate=more), only).name == "speculative"
-    assert choose(FakeMeter(rate=more, noise=0.5), only).name == "sample"
+    noisy = FakeMeter(rate=more, noise=3.0)
+    assert choose(noisy, only).name == "sample"
+    assert len(noisy.seen) == 24 + 16 * 9  # timed again and again, and still open
+
+
+def test_the_fastest_timing_counts_and_a_slow_call_is_not_believed():
+    meter = FakeMeter()
+    meter.call_seconds = lambda model, sizes: [9.0, 2.0, 3.0][: len(sizes)]
+    cost = call_costs(meter, [Calls((n,), ()) for n in (1, 2, 3)])
+    assert [cost(Calls((n,), ())) for n in (1, 2, 3)] == [2.0, 2.0, 3.0]
+    slow = [Decoded(8, 9.0, 4, 4, (4,), ()), Decoded(8, 4.0, 4, 4, (4,), ())]
+    assert Probe(Calls((1,), ()), slow).round_seconds == 1.0
 
 
 def test_what_does_not_hold_on_fresh_draws_is_not_chosen():
@@ -195,9 +207,10 @@ def test_timings_are_interleaved_and_the_fastest_counts():
     meter = FakeMeter(rate=GOOD)
     only = [Candidate.of("speculative", depth=4)]
     choose(meter, only)
-    for first in (0, 24):  # the probe of four groups, then the timing
-        assert meter.seen[first : first + 6] == [("sample", 0, 0), ("speculative", 0, 0)] * 3
-        assert meter.seen[first + 6 : first + 8] == [("sample", 1, 0), ("speculative", 1, 0)]
+    for first in (0, 24):  # the probe of four groups, three times, then the timing of eight
+        assert meter.seen[first : first + 2] == [("sample", 0, 0), ("speculative", 0, 0)]
+        assert meter.seen[first + 2 : first + 4] == [("sample", 1, 0), ("speculative", 1, 0)]
+    assert len(meter.seen) == 24 + 2 * 48  # settled after three passes; once more on fresh draws
     few = FakeMeter(rate=GOOD, groups=3)
     choose(few, only)
     assert {seed for _, _, seed in few.seen} == {0, 1, 2, 1000, 1001, 1002}

@@ -32,7 +32,7 @@ _FINALISTS = 4  # rules that are timed
 _PROBES = 4  # groups of prompts that a probe decodes
 _UNITS = 8  # groups of prompts that are timed at least; few prompts are drawn several times
 _ENOUGH = 3  # groups timed before the budget may cut the timing short
-_REPEATS = 3  # timings of one text, of which the fastest counts: noise only ever adds
+_REPEATS, _MOST = 3, 9  # timings of a text; the fastest counts, as noise only ever adds
 _FRESH = 1000  # first seed of the run after the choice
 
 Progress = Callable[[str], object]
@@ -180,7 +180,7 @@ class _Search:
             self._say(f"probing {deepest.candidate.label}")
             strategy = deepest.candidate.strategy
             self._meter.compile(strategy)
-            base, decoded = self._decode([self._plain, strategy], _PROBES)
+            base, decoded = self._decode([self._plain, strategy], units=_PROBES)
             probe, plain = Probe(deepest.calls, decoded), Probe(Calls((1,), ()), base)
             for entry in members:
                 depth = entry.candidate.strategy.depth
@@ -208,7 +208,9 @@ class _Search:
             self._say(f"compiling {entry.candidate.label}")
             self._meter.compile(entry.candidate.strategy)
             timed.append(entry)
-        base, *groups = self._decode([self._plain, *(e.candidate.strategy for e in timed)])
+        base, *groups = self._decode(
+            [self._plain, *(e.candidate.strategy for e in timed)], most=_MOST
+        )
         for entry, decoded in zip(timed, groups, strict=True):
             entry.speed, entry.quality = speed_ratio(decoded, base), perplexity_ratio(decoded, base)
             entry.verdict = self._why_not(entry) or "slower than the choice"
@@ -219,7 +221,9 @@ class _Search:
         able = [entry for entry in timed if self._why_not(entry) is None]
         for entry in sorted(able, key=lambda e: -e.speed.value if e.speed else 0.0):
             self._say(f"confirming {entry.candidate.label}")
-            base, decoded = self._decode([self._plain, entry.candidate.strategy], seed=_FRESH)
+            base, decoded = self._decode(
+                [self._plain, entry.candidate.strategy], seed=_FRESH, most=_MOST
+            )
             entry.speed, entry.quality = speed_ratio(decoded, base), perplexity_ratio(decoded, base)
             reason = self._why_not(entry)
             if reason is None:
@@ -235,23 +239,37 @@ class _Search:
         )
 
     def _decode(
-        self, strategies: Sequence[Strategy], units: int | None = None, seed: int = 0
+        self,
+        strategies: Sequence[Strategy],
+        *,
+        units: int | None = None,
+        seed: int = 0,
+        most: int = _REPEATS,
     ) -> list[list[Decoded]]:
         """Decode the same groups of prompts with every rule, interleaved.
 
-        Interleaved, so that a machine that slows down for a while slows all rules down.
+        Interleaved, so that a machine that slows down for a while slows all rules down. All is run
+        again, up to `most` times, while noise leaves open which rules are fast enough.
         """
-        found: list[list[Decoded]] = [[] for _ in strategies]
-        for count, (group, own) in enumerate(self._units[:units]):
-            if count >= _ENOUGH and self._late():
+        best: list[list[Decoded]] = [[] for _ in strategies]
+        for repeat in range(most):
+            if repeat >= _REPEATS and self._settled(best):
                 break
-            runs = [
-                [self._meter.decode(strategy, group, seed + own) for strategy in strategies]
-                for _ in range(_REPEATS)
-            ]
-            for i, same in enumerate(zip(*runs, strict=True)):
-                found[i].append(min(same, key=lambda decoded: decoded.seconds))
-        return found
+            for unit, (group, own) in enumerate(self._units[:units]):
+                if self._late() and (repeat or unit >= _ENOUGH):
+                    return best
+                for i, strategy in enumerate(strategies):
+                    decoded = self._meter.decode(strategy, group, seed + own)
+                    if repeat == 0:
+                        best[i].append(decoded)
+                    elif decoded.seconds < best[i][unit].seconds:
+                        best[i][unit] = decoded
+        return best
+
+    def _settled(self, decoded: Sequence[Sequence[Decoded]]) -> bool:
+        """Return whether every rule is beyond noise faster than asked for, or slower."""
+        speeds = [speed_ratio(rule, decoded[0]) for rule in decoded[1:]]
+        return not any(speed.low < 1 + self._margin <= speed.high for speed in speeds)
 
     def _late(self) -> bool:
         return self._meter.clock() > self._end

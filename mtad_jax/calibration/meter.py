@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from mtad_jax.types import Array, Int
 from mtad_jax.warp import Warp, warped_logp
 
 _ALL_ROUNDS = np.int32(2**31 - 1)
-_STEPS, _TIMINGS = 16, 3  # of a model call: how many in a row, and how often that is timed
+_STEPS, _TIMINGS = 16, 9  # of a model call: how many in a row, and how often that is timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Meter(Protocol):
         """Return the model calls of one round."""
         ...
 
-    def call_seconds(self, model: str, nodes: int) -> float:
-        """Return the seconds of one call of the "target" or the "draft" on `nodes` tokens a row."""
+    def call_seconds(self, model: str, sizes: Sequence[int]) -> list[float]:
+        """Return the seconds of a call of the "target" or the "draft" on so many tokens a row."""
         ...
 
     def compile(self, strategy: Strategy) -> None:
@@ -112,7 +113,7 @@ class EngineMeter:
             )
         self._target, self._draft, self._settings = target, draft, settings
         self._decoded: set[Any] = set()
-        self._timed: dict[tuple[str, int], float] = {}
+        self._timed: set[tuple[str, int]] = set()
 
     @property
     def groups(self) -> int:
@@ -137,26 +138,29 @@ class EngineMeter:
         draft = self._draft if strategy.needs_draft else None
         return round_calls(strategy, self._target, draft, self._plan(strategy).controls)
 
-    def call_seconds(self, model: str, nodes: int) -> float:
-        """Return the fastest of a few timings; the warp of the logits is part of a call."""
-        key = model, nodes
-        if key not in self._timed:
-            lm = self._target if model == "target" else self._draft
-            assert lm is not None
-            own = self._settings.get("draft_warp") if model == "draft" else None
-            warp = own or self._settings.get("warp") or Warp()
-            slots = bucket(int(self._length.max()) + self._settings["max_new_tokens"] + nodes)
-            run = functools.partial(
-                _chained_calls, lm, warp, batch=self._batch, nodes=nodes, slots=slots
+    def call_seconds(self, model: str, sizes: Sequence[int]) -> list[float]:
+        """Return the fastest of a few interleaved timings; the warp is part of a call."""
+        lm = self._target if model == "target" else self._draft
+        assert lm is not None
+        own = self._settings.get("draft_warp") if model == "draft" else None
+        warp = own or self._settings.get("warp") or Warp()
+        longest = int(self._length.max()) + self._settings["max_new_tokens"]
+        calls = [
+            functools.partial(
+                _chained_calls, lm, warp, batch=self._batch, nodes=n, slots=bucket(longest + n)
             )
-            jax.block_until_ready(run())
-            times = []
-            for _ in range(_TIMINGS):
+            for n in sizes
+        ]
+        for call in calls:
+            jax.block_until_ready(call())
+        self._timed |= {(model, n) for n in sizes}
+        best = [math.inf] * len(calls)
+        for _ in range(_TIMINGS):
+            for i, call in enumerate(calls):
                 begin = self.clock()
-                jax.block_until_ready(run())
-                times.append(self.clock() - begin)
-            self._timed[key] = min(times) / _STEPS
-        return self._timed[key]
+                jax.block_until_ready(call())
+                best[i] = min(best[i], (self.clock() - begin) / _STEPS)
+        return best
 
     def compile(self, strategy: Strategy) -> None:
         """Compile what `decode` runs, by running it once."""
