@@ -343,6 +343,8 @@ TREE, DISTINCT = Tree((2, 1), True), Tree((2, 1), False)
         (SpecTr(), DISTINCT, r"branching=\(2, 1\): .* replace=True"),
         (SpecTr(), Tree((2, 2), True), r"branching=\(2, 2\): .* independent chains"),
         (SpecTr("least"), TREE, "rho='least' must be best or chains"),
+        (JointThreshold(0.0), BEST, r"tau=0\.0 must be > 0"),
+        (JointThreshold(0.5), TREE, "drafter=Tree: .* no candidate .*: draft with Beam or Chain"),
         (Threshold(0.0), BEST, r"tau=0\.0 must be > 0"),
         (Threshold(0.5), LATTICE, "drafter=Beam: fixed-threshold .* judges a chain"),
         (Typical(0.0, 0.3), CHAIN, r"epsilon=0\.0 must be in \(0, 1\]"),

@@ -90,8 +90,13 @@ class JointThreshold:
         return jnp.log(self.tau)
 
     def check(self, drafter: Drafter, request: Request) -> None:
-        """Raise ValueError on tau at or below 0."""
+        """Raise ValueError on tau at or below 0, or a draft without a candidate x*."""
         _check_tau(self.tau)
+        if drafter.drawn and not drafter.chain:
+            raise ValueError(
+                f"drafter={type(drafter).__name__}: a tree drawn from q has no candidate x* to "
+                "compare with: draft with Beam or Chain"
+            )
 
     def verify(
         self,
