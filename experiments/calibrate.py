@@ -32,9 +32,8 @@ from experiments.settings import (
 )
 from mtad_jax import cli, recipes
 from mtad_jax.atomic import new_file
-from mtad_jax.calibration.calibrate import Floor
 from mtad_jax.calibration.candidates import shown
-from mtad_jax.calibration.decide import check_floor
+from mtad_jax.calibration.decide import Floor, check_floor
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.pipeline import Pipeline
 

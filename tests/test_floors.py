@@ -14,7 +14,8 @@ FLOORS = [
     "warp keys tree cache orbax_io torch_reader tokenizer_files",
     "models.base models.layers decode.state hf_reader tokenizers",
     "models.llama models.opt decode.law decode.result decode.strategy detokenize",
-    "decode.commit decode.certificate decode.beams decode.verifiers decode.lossless decode.loop hf",
+    "decode.commit decode.certificate decode.beams decode.pairs decode.verifiers decode.lossless "
+    "decode.loop hf",
     "decode.drafters decode.checks hf_params",
     "decode.draft_verify decode.beam_search decode.settings checkpoint hf_writer "
     "decode.trees decode.lookup decode.confident decode.mtjd decode.dsbd",
@@ -23,6 +24,7 @@ FLOORS = [
     "testing.fakes testing.models testing.results calibration.meter",
     "testing.strategies calibration.decide calibration.predict",
     "testing calibration.report",
+    "calibration.search",
     "calibration.calibrate",
     "",  # mtad_jax/__init__.py: the public names
 ]
