@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import reference as ref
 import replay
 from hypothesis import HealthCheck, settings
@@ -221,3 +222,8 @@ def check_accepts_itself(case: Case, strategy) -> None:
     """A draft by the target itself is accepted whole."""
     stats = case.decode(strategy).stats()
     np.testing.assert_array_equal(stats.accepted, stats.drafted)
+
+
+def with_slow(names, slow) -> list:
+    """The names as pytest's parameters; those in `slow` are marked so."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]

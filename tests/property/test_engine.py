@@ -57,8 +57,8 @@ def joint_rule(case: Case, depth: int, width: int, draw: str, many: bool, tally:
 SHAPES = [  # depth, width, vocabulary, top-k, draw, controls
     (3, 3, 8, 0, "search", ("penalty", "banned", "min_new")),
     (3, 2, 7, 4, "sample", ()),
-    (1, 5, 5, 0, "sample", ()),
-    (4, 3, 6, 4, "search", ()),
+    pytest.param(1, 5, 5, 0, "sample", (), marks=pytest.mark.slow),
+    pytest.param(4, 3, 6, 4, "search", (), marks=pytest.mark.slow),
 ]
 
 
@@ -81,6 +81,32 @@ def test_joint_rules_round_by_round(depth, width, vocab, top_k, draw, controls, 
     check_tally(tally, depth)
     if depth > 1:
         assert tally["not the first place" if many else "a shorter one failed"], tally
+    check_limits(
+        lambda data: Case.draw(data.draw, vocab, top_k, controls),
+        lambda tau: recipe(depth, width, tau, draw),
+        many,
+    )
+
+
+def check_limits(draw_case, strategy, many: bool) -> None:
+    """Greedy's text at temperature 0 for every tau; the target's own draft is accepted whole."""
+
+    @SETTINGS
+    @given(st.data())
+    def limits(data):
+        case = draw_case(data)
+        cold = case.but(warp=Warp(0.0, 1.0, case.warp.top_k))
+        check_greedy_at_zero(cold, strategy(case.tau))
+        same = case.but(tables=np.stack([case.tables[0]] * 2))
+        result = same.decode(strategy(min(case.tau, 0.99)))
+        if many:  # or a path as probable as x*
+            np.testing.assert_allclose(result.trace.log_ratio, 0, atol=1e-6)
+        else:
+            stats = result.stats()
+            np.testing.assert_array_equal(stats.accepted, stats.drafted)
+            assert not np.asarray(result.trace.log_ratio).any()  # exactly 0
+
+    limits()
 
 
 def no_draft(round_, noise, target, draft):
@@ -100,27 +126,3 @@ def test_sampling_draws_from_the_target(top_k, controls):
 
     every_round()
     assert tally["bonus"] > 0.9 * tally["all"], tally
-
-
-@pytest.mark.parametrize("many", [False, True], ids=["mtad", "mmtad"])
-@pytest.mark.parametrize(("depth", "width", "vocab", "top_k", "draw", "controls"), SHAPES[:2])
-def test_limits(depth, width, vocab, top_k, draw, controls, many):
-    """Greedy's text at temperature 0 for every tau; the target's own draft is accepted whole."""
-    recipe = recipes.mmtad if many else recipes.mtad
-
-    @SETTINGS
-    @given(st.data())
-    def limits(data):
-        case = Case.draw(data.draw, vocab, top_k, controls)
-        cold = case.but(warp=Warp(0.0, 1.0, top_k))
-        check_greedy_at_zero(cold, recipe(depth, width, case.tau, draw))
-        same = case.but(tables=np.stack([case.tables[0]] * 2))
-        result = same.decode(recipe(depth, width, min(case.tau, 0.99), draw))
-        if many:  # or a path as probable as x*
-            np.testing.assert_allclose(result.trace.log_ratio, 0, atol=1e-6)
-        else:
-            stats = result.stats()
-            np.testing.assert_array_equal(stats.accepted, stats.drafted)
-            assert not np.asarray(result.trace.log_ratio).any()  # exactly 0
-
-    limits()

@@ -23,6 +23,7 @@ from replay_cases import (
     given_tree,
     of_chain,
     of_tree,
+    with_slow,
 )
 
 from mtad_jax import recipes
@@ -181,8 +182,12 @@ def case_of(rule: Rule, draw) -> Case:
     return Case.draw(draw, rule.vocab, rule.top_k, rule.controls, rule.apart)
 
 
-@pytest.mark.parametrize("name", RULES)
+SLOW = {"lenient-apart", "threshold-chain", "typical-chain", "typical-tree"}
+
+
+@pytest.mark.parametrize("name", with_slow(RULES, SLOW))
 def test_round_by_round(name):
+    """One test a rule: whoever runs it compiles its program once."""
     rule, tally = RULES[name], Counter()
 
     @SETTINGS
@@ -195,12 +200,12 @@ def test_round_by_round(name):
 
     every_round()
     check_tally(tally, rule.depth)
+    if rule.greedy_at_zero:
+        check_limits(rule)
 
 
-@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.greedy_at_zero])
-def test_limits(name):
+def check_limits(rule: Rule) -> None:
     """At temperature 0 the text is greedy's; some accept the target's own draft whole."""
-    rule = RULES[name]
 
     @SETTINGS
     @given(st.data())

@@ -12,7 +12,15 @@ import reference as ref
 import replay
 from hypothesis import given
 from hypothesis import strategies as st
-from replay_cases import ALL_CONTROLS, BATCH, LIMIT, SETTINGS, Case, check_greedy_at_zero
+from replay_cases import (
+    ALL_CONTROLS,
+    BATCH,
+    LIMIT,
+    SETTINGS,
+    Case,
+    check_greedy_at_zero,
+    with_slow,
+)
 
 from mtad_jax import keys as rng
 from mtad_jax import recipes
@@ -107,15 +115,22 @@ RULES = {  # strategy, what the reference says, noise, vocabulary, top-k, contro
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RULES)
+SLOW = {"mtjd-sample", "beam-sample"}
+
+
+@pytest.mark.parametrize("name", with_slow(RULES, SLOW))
 def test_block_by_block(name):
+    """One test a rule: whoever runs it compiles its program once."""
     strategy, expected, noise, vocab, top_k, controls = RULES[name]
     tally: Counter = Counter()
+
+    def draw_case(draw) -> Case:
+        return Case.draw(draw, vocab, top_k, controls)
 
     @SETTINGS
     @given(st.data())
     def every_block(data):
-        case = Case.draw(data.draw, vocab, top_k, controls)
+        case = draw_case(data.draw)
         check_blocks(case, strategy, expected, noise, tally)
 
     every_block()
@@ -125,32 +140,22 @@ def test_block_by_block(name):
     endings = [END, LENGTH, DEPTH] if mtjd else [END, LENGTH]
     assert all(tally[f"ending {ending}"] for ending in endings), tally
     assert tally["shorter"], tally
+    check_limits(strategy, draw_case, mtjd)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_at_temperature_zero_the_text_is_greedys(name):
-    strategy, _, _, vocab, top_k, controls = RULES[name]
-
-    @SETTINGS
-    @given(st.data())
-    def every_text(data):
-        case = Case.draw(data.draw, vocab, top_k, controls)
-        check_greedy_at_zero(case.but(warp=Warp(0.0, 1.0, top_k)), strategy)
-
-    every_text()
-
-
-@pytest.mark.parametrize("name", ["mtjd", "mtjd-exact"])
-def test_the_rounds_of_a_block_are_its_target_calls(name):
-    strategy, _, _, vocab, top_k, controls = RULES[name]
+def check_limits(strategy, draw_case, mtjd: bool) -> None:
+    """At temperature 0 the text is greedy's; each token of a block counts as a target call."""
 
     @SETTINGS
     @given(st.data())
     def every_text(data):
-        result = Case.draw(data.draw, vocab, top_k, controls).decode(strategy)
-        length = np.asarray(result.length)
-        np.testing.assert_array_equal(result.stats().rounds, length)
-        for row, n in enumerate(length):
-            np.testing.assert_array_equal(result.trace.round[row, :n], np.arange(n))
+        case = draw_case(data.draw)
+        check_greedy_at_zero(case.but(warp=Warp(0.0, 1.0, case.warp.top_k)), strategy)
+        if mtjd:
+            result = case.decode(strategy)
+            length = np.asarray(result.length)
+            np.testing.assert_array_equal(result.stats().rounds, length)
+            for row, n in enumerate(length):
+                np.testing.assert_array_equal(result.trace.round[row, :n], np.arange(n))
 
     every_text()
