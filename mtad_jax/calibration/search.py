@@ -22,7 +22,6 @@ from mtad_jax.decode.strategy import Strategy
 _FINALISTS = 4  # rules that are timed
 _PROBES = 4  # groups of prompts that a probe decodes
 _UNITS = 8  # groups of prompts that are timed at least; few prompts are drawn several times
-_ENOUGH = 3  # groups timed before the budget may cut the timing short
 _REPEATS, _MOST = 3, 9  # timings of a text; the fastest counts, as noise only ever adds
 _FRESH = 1000  # first seed of the run after the choice
 
@@ -179,14 +178,15 @@ class Search:
         """Decode the same groups of prompts with every rule, interleaved.
 
         Interleaved, so that a machine that slows down for a while slows all rules down. All is run
-        again, up to `most` times, while noise leaves open which rules are fast enough.
+        again, up to `most` times, while noise leaves open which rules are fast enough. The budget
+        does not cut short the first pass: too few groups would feign certainty.
         """
         best: list[list[Decoded]] = [[] for _ in strategies]
         for repeat in range(most):
             if repeat >= _REPEATS and self._settled(best):
                 break
             for unit, (group, own) in enumerate(self._units[:units]):
-                if self._late() and (repeat or unit >= _ENOUGH):
+                if self._late() and (repeat or unit >= _UNITS):
                     return best
                 for i, strategy in enumerate(strategies):
                     decoded = self._meter.decode(strategy, group, seed + own)
