@@ -101,7 +101,22 @@ def beams(depth, width, least=0.8):
     return build
 
 
+def unsure(rule, depth, fallback):
+    """A rule over a chain that stops where the draft is unsure, as BiLD's does."""
+
+    def build(target, draft, ends):
+        def round_(text, chance):
+            chain, _ = ref.bild_draft(draft, draft, text, depth, fallback, ends, chance)
+            return rule(target, draft, text, chain, chance, ends)
+
+        return round_
+
+    return build
+
+
 LOSSLESS = {
+    "unsure-rejection": (unsure(ref.lenient_round, 3, 0.5), 3),
+    "unsure-block": (unsure(ref.block_round, 3, 0.5), 3),
     "lenient-1": (chain_rule(ref.lenient_round, 2), 3),
     "block-1": (chain_rule(ref.block_round, 1), 4),
     "block-2": (chain_rule(ref.block_round, 2), 3),
