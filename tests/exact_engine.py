@@ -5,6 +5,7 @@ draw prescribed tokens: every draft that it can draw is one row of a batch, and 
 comes from the drafter's own `logq`. The tests of chance are those of `exact_tests`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import reference as ref
-from exact_tests import QUICK, Judge
+from exact_tests import Judge
 from flax import struct
 
 from mtad_jax import keys as rng
@@ -30,6 +31,17 @@ from mtad_jax.warp import Warp
 
 WIDTH, SLOTS = 8, 32  # of the texts, and of a cache
 _LOUD = 1e6  # noise that decides a draw
+
+
+@contextlib.contextmanager
+def compiled_quickly():
+    """Compile without optimizing: programs are many, small and run once."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -224,7 +236,7 @@ def _all_drafts(drafter, vocab: int) -> np.ndarray:
     return np.array(list(every), np.int32)  # one row () has the shape [1, 0]
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
     """Prefill and one step up to the verifier; the drafts are those wanted, where q gives them.
 

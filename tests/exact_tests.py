@@ -21,8 +21,6 @@ from mtad_jax.tree import Draft
 from mtad_jax.warp import Warp
 
 SURE = np.float32(1 - 2**-24)  # the largest uniform
-# Nearly all of the time is compilation.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Judge:
@@ -128,7 +126,7 @@ def _tests_of(structure, kinds: tuple) -> int:
     return sum(taken)
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def _verdicts(verifier, draft, logp, logits, controls, rows, u):
     """Leaf and bonus log-weights of rows under uniforms u [rows, tests]."""
     taken = 0
