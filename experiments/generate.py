@@ -196,13 +196,16 @@ def random_streams(
 
 
 def output_row(row: Completion, seconds: float) -> dict[str, Any]:
-    """Return a completion as JSON holds it."""
+    """Return a completion as JSON holds it; a `logp` of minus infinity is null there.
+
+    (A rule that decides by raw distributions may keep a token that the warp would have cut.)
+    """
     return {
         "prompt_ids": row.prompt_ids,
         "tokens": row.tokens,
         "text": row.text,
         "logp_raw": row.logp_raw,
-        "logp": row.logp,
+        "logp": [value if math.isfinite(value) else None for value in row.logp],
         "stats": dataclasses.asdict(row.stats),
         "seconds": seconds,
         "finish_reason": row.finish_reason,

@@ -71,6 +71,50 @@ def test_a_stop_string_cuts_everything_together(pipe, name):
     assert stream.completion == cut
 
 
+def test_samples_seeds_and_controls(pipe):
+    """One program, both ways: prompt-major samples, each cut at its own stop string."""
+    call = {"strategy": RULES["sample"], "warp": WARP, "max_new_tokens": 16, "samples": 3}
+    banned = pipe.encode("the")[-1]
+    call |= {"banned_ids": [banned], "repetition_penalty": 1.2, "min_new_tokens": 16}
+    first, second = pipe.encode(PROMPT), pipe.encode("A fox and a")
+    got = pipe([PROMPT, second], seed=[4, 9], **call)
+    assert [row.prompt_ids for row in got] == [first] * 3 + [second] * 3
+    assert len({row.text for row in got}) == 6
+    turned = pipe([second, PROMPT], seed=[9, 4], **call)
+    assert [row.tokens for row in turned] == [row.tokens for row in got[3:] + got[:3]]
+    for row in got:
+        assert banned not in row.tokens and not set(row.tokens[:-1]) & set(pipe.target.eos_ids)
+        assert len(row.tokens) == 16  # no end before the minimum
+    stop = got[1].text[8:11]
+    cut = pipe([PROMPT, second], seed=[4, 9], stop=[stop], **call)
+    for row, whole in zip(cut, got, strict=True):
+        assert row.text == whole.text.split(stop)[0]
+        assert row.finish_reason == ("stop" if stop in whole.text else whole.finish_reason)
+    assert len(cut[1].tokens) < 16  # a stop string may come before the minimum
+
+
+def test_what_the_pipeline_refuses(pipe):
+    good = {"strategy": recipes.lookup(2, 3), "max_new_tokens": 8}
+    pipe.check([PROMPT], **good)
+    for prompts, change, message in (
+        ([PROMPT], {"samples": 2, "warp": Warp(0.0)}, "samples=2 at temperature 0"),
+        ([PROMPT], {"stop": ""}, "stop='' must be a list"),
+        ([PROMPT], {"stop": ["x", ""]}, "stop holds an empty string"),
+        ([], {}, "prompts is empty"),
+        ([PROMPT, [5, 6]], {}, "ngram=3 > 2"),
+        ([[5, 6, 5000]], {}, "holds id 5000, outside"),
+        ([PROMPT], {"eos_id": 5000}, "eos_id=5000 is outside"),
+        ([PROMPT], {"draft_warp": Warp()}, "draft_warp is given"),
+    ):
+        for call in (pipe, pipe.check):
+            with pytest.raises(ValueError, match=message):
+                call(prompts, **good | change)
+    with pytest.raises(ValueError, match="samples=2: a stream is one text"):
+        pipe.stream(PROMPT, samples=2, **good)
+    with pytest.raises(TypeError, match="no setting is called top_k"):
+        pipe([PROMPT], top_k=3, **good)
+
+
 def test_speculative_sampling_has_samplings_perplexity(pipe):
     """Lossless: the means of log p_raw per text differ by less than three standard errors."""
     means = {}
