@@ -6,6 +6,7 @@ whatever text the round starts from: so any number of rounds does, by induction.
 
 import dataclasses
 import itertools
+from unittest import mock
 
 import exact_engine as exact
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from exact_engine import Setting
 from flax import struct
 
 from mtad_jax import recipes
+from mtad_jax.decode import dsbd
 from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Chain
@@ -137,6 +139,40 @@ def test_rounds_after_rounds():
     texts = [(1, 0, *new) for n in range(3) for new in itertools.product(range(3), repeat=n)]
     for name in ("block 2", "mcsd 2"):
         assert exact.distance(ALL[name], setting(end=2), texts, length=3) < SMALL
+
+
+@struct.dataclass
+class OnePair(dsbd.PairDraws):
+    """The pairs of one beam are drawn from q at their parent: a chain."""
+
+    @property
+    def drawn(self) -> bool:
+        """Yes."""
+        return True
+
+
+@struct.dataclass
+class OneSlot(dsbd.DynamicWidth):
+    """The rule itself, but it shows the law R that its one slot is drawn from."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        def emit(stop, keys):
+            rest.append(stop.rest[:, 0])
+            return stop.first, stop.wanted
+
+        rest = []
+        with mock.patch.object(dsbd, "_emit", emit):
+            leaf = dsbd.DynamicWidth.verify(self, draft, logp, logits, keys, controls).leaf
+        return Verdict(leaf, jnp.log(rest[0]))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_dsbd_with_one_beam_is_lossless(depth):
+    """It is speculative sampling then; ends are fillers there, which the measure does not know."""
+    strategy = DraftVerify(OnePair(depth, 1), OneSlot(0.8))
+    endless = ["plain", "disjoint", "a colder draft", "a greedy target", "penalty", "banned"]
+    far = {name: exact.distance(strategy, SETTINGS[name], TEXTS) for name in endless}
+    assert max(far.values()) < SMALL, far
 
 
 # Negative controls: the measure sees every fault of these rules.
