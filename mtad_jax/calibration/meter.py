@@ -171,8 +171,10 @@ class EngineMeter:
         """Decode one group of prompts; prefill is not timed."""
         call = self._call(strategy, group, seed)
         self._decoded.add(jax.tree.structure(strategy))  # traced settings share a program
-        # Committed, as the states that the loop gives back are: one program for both calls.
-        state = jax.block_until_ready(jax.device_put(call.state, jax.devices()[0]))
+        leaf, state = jax.tree.leaves(self._target.params)[0], call.state
+        if len(leaf.devices()) == 1:
+            # Committed, as the states that the loop gives back are: one program for both calls.
+            state = jax.device_put(state, leaf.sharding)
         state = jax.block_until_ready(call.advance(state, np.int32(0)))
         begin = self.clock()
         state = jax.block_until_ready(call.advance(state, _ALL_ROUNDS))

@@ -73,7 +73,7 @@ class Calibration:
     def _summary(self) -> list[str]:
         chosen = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.settings.items())])
         if self.name == "sample":
-            gain = "plain decoding: nothing beats it here"
+            gain = "plain decoding: nothing was shown to beat it by the margin"
         else:
             gain = f"{self.speed} x plain, perplexity {self.quality} x plain"
         return [
