@@ -38,7 +38,7 @@ from mtad_jax.calibration.report import Calibration
 from mtad_jax.pipeline import Pipeline
 
 _BUILT_IN = 16  # prompts, half story openings and half questions about databases
-_WARP = {"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P}
+_WARP = {"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P, "min_p": 0.0}
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -23,6 +23,7 @@ _FINALISTS = 4  # rules that are timed
 _PROBES = 4  # groups of prompts that a probe decodes
 _UNITS = 8  # groups of prompts that are timed at least; few prompts are drawn several times
 _REPEATS, _MOST = 3, 9  # timings of a text; the fastest counts, as noise only ever adds
+_PROBING = 0.6  # share of the budget after which no further family is probed
 _FRESH = 1000  # first seed of the run after the choice
 
 Progress = Callable[[str], object]
@@ -60,7 +61,7 @@ class Search:
     ):
         self._meter, self._floor, self._margin, self._say = meter, floor, margin, progress
         self._begin = meter.clock()
-        self._end = self._begin + budget_s
+        self._budget = budget_s
         self._plain = recipes.sample()
         self._entries = [
             _Entry(c, c.greedy_at_zero if greedy else c.strategy.lossless) for c in candidates
@@ -102,7 +103,7 @@ class Search:
         for family in dict.fromkeys(entry.candidate.family for entry in entries):
             members = [entry for entry in entries if entry.candidate.family == family]
             deepest = max(members, key=lambda entry: entry.candidate.strategy.depth)
-            if self._late():
+            if self._late(_PROBING):
                 for entry in members:
                     entry.verdict = "out of time before its family's probe"
                 continue
@@ -201,8 +202,8 @@ class Search:
         speeds = [speed_ratio(rule, decoded[0]) for rule in decoded[1:]]
         return not any(speed.low < 1 + self._margin <= speed.high for speed in speeds)
 
-    def _late(self) -> bool:
-        return self._meter.clock() > self._end
+    def _late(self, share: float = 1.0) -> bool:
+        return self._meter.clock() > self._begin + share * self._budget
 
     def _report(self, chosen: _Entry | None, base: Sequence[Decoded]) -> Calibration:
         one = Interval(1.0, 1.0, 1.0)
