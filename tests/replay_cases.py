@@ -168,13 +168,12 @@ def check_rounds(case: Case, strategy, expected: Judge, noise, tally: Counter) -
         tally["bonus"] += replay.check_bonus(case.seed, *zip(*with_bonus, strict=True), most)
 
 
-def check_tally(tally: Counter, depth: int, rejects: bool = True) -> None:
+def check_tally(tally: Counter, depth: int) -> None:
     """Enough rounds were away from every edge, and all kinds of them came up."""
     assert tally["checked"] > 0.9 * tally["all"], tally
     assert tally["bonus"] > 0.3 * tally["checked"], tally
     assert tally["ended"] and all(tally[f"accepted {j}"] for j in range(depth + 1)), tally
-    endings = [DEPTH, END, LENGTH, *([REJECTED] if rejects else [])]
-    assert all(tally[f"ending {ending}"] for ending in endings), tally
+    assert all(tally[f"ending {e}"] for e in (REJECTED, DEPTH, END, LENGTH)), tally
 
 
 def sum_of(law: ref.Law, text: ref.Text, tokens: ref.Text) -> float:

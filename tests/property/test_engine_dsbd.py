@@ -23,8 +23,8 @@ from replay_cases import (
 )
 
 from mtad_jax import keys as rng
+from mtad_jax import recipes
 from mtad_jax.decode.draft_verify import DraftVerify
-from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
 from mtad_jax.decode.state import REJECTED
 from mtad_jax.warp import Warp
 
@@ -44,7 +44,7 @@ class Shape:
         return Case.draw(draw, self.vocab, self.top_k, self.controls, self.apart)
 
     def strategy(self, least: float) -> DraftVerify:
-        return DraftVerify(PairDraws(self.depth, self.width), DynamicWidth(least))
+        return recipes.dsbd(self.depth, self.width, least)
 
 
 SHAPES = {

@@ -27,7 +27,7 @@ from replay_cases import (
 from mtad_jax import recipes
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.lookup import Lookup
-from mtad_jax.decode.lossless import BlockVerification, Rejection
+from mtad_jax.decode.lossless import BlockVerification
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.warp import Warp
 
@@ -131,8 +131,7 @@ def spectr(depth, chains, vocab, rho="best", **setting):
     return Rule(strategy, expected, vocab, branching=branching, **setting)
 
 
-def lookup(verifier, rule, depth, ngram, vocab, **setting):
-    strategy = DraftVerify(Lookup(depth, ngram), verifier)
+def lookup(strategy, rule, ngram, vocab, **setting):
     shape = {"shortest": ngram, "accepts_itself": False}
     return Rule(strategy, lookup_rule(rule, ngram), vocab, **shape, **setting)
 
@@ -152,8 +151,8 @@ RULES = {
     "spectr-3x2": spectr(3, 2, 6, controls=ALL_CONTROLS),
     "spectr-2x4": spectr(2, 4, 5, top_k=4, apart=True),
     "spectr-2x3-m": spectr(2, 3, 5, rho="chains", accepts_itself=False),
-    "lookup": lookup(Rejection(), ref.lenient_round, 3, 2, 4, controls=("penalty",)),
-    "lookup-block": lookup(BlockVerification(), ref.block_round, 2, 1, 4),
+    "lookup": lookup(recipes.lookup(3, 2), ref.lenient_round, 2, 4, controls=("penalty",)),
+    "lookup-block": lookup(DraftVerify(Lookup(2, 1), BlockVerification()), ref.block_round, 1, 4),
 }
 
 

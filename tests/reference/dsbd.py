@@ -152,7 +152,7 @@ def dsbd_round(
             slots.append(_draw(("rest", len(slots)), rest, chance))
             return _emit(above, d - 1, p, slots, wanted, chance, widths, gap)
         total = math.fsum(p[pair] for _, pair in accepted)
-        live = {w: p[pair] / total for w, pair in accepted}
+        live = {w: float(p[pair]) / total for w, pair in accepted}
     p = _pairs(levels[-1], [live.get(b, 0.0) for b in range(width)], target, text)
     return _emit(levels[-1], depth, p, [], width, chance, widths, gap)
 
