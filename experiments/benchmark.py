@@ -36,7 +36,6 @@ from mtad_jax import cli, recipes
 from mtad_jax.decode.strategy import Request
 from mtad_jax.warp import Warp
 
-LOWER_TEMPERATURES = (0.7, 0.5)  # shares of the temperature, shown beside MTAD for honesty
 BEAM_WIDTH = 4
 DEPTHS, WIDTHS = (1, 2, 3, 4, 6), (1, 2, 4)
 
@@ -134,9 +133,7 @@ def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> 
             note = "draw=sample" if draw == "sample" else ""
             rules.append(Rule(name, recipe(k, w, tau, draw), warp, k, w, note))
     rules.append(Rule("greedy", recipes.greedy(), Warp(temperature=0.0)))
-    for share in LOWER_TEMPERATURES:
-        cooler = dataclasses.replace(warp, temperature=float(warp.temperature) * share)
-        rules.append(Rule("sample", recipes.sample(), cooler, note=f"T={cooler.temperature:g}"))
+    rules += benchmark_rules.cooler_rules(warp)  # for honesty
     width = min(BEAM_WIDTH, warp.top_k or BEAM_WIDTH)
     rules.append(Rule("beam", recipes.beam(width), warp, width=width))
     return rules
@@ -231,11 +228,9 @@ def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Ben
     prompts = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
     ids = []
     for rule in rules:
-        top_k, vocab = rule.warp.top_k, pipe.target.lm.vocab_size
-        rule.strategy.check(Request(vocab=vocab, top_k=top_k, draft_top_k=top_k))
-        ids = encode_prompts(
-            pipe, prompts, strategy=rule.strategy, max_new_tokens=values.max_new_tokens
-        )
+        call = {"strategy": rule.strategy, "max_new_tokens": values.max_new_tokens}
+        ids = encode_prompts(pipe, prompts, **call)
+        pipe.check(ids, warp=rule.warp, **call)
     kinds = [task.kind for task in tasks]
     return Bench(pipe, ids, kinds, values.max_new_tokens, values.seed)
 

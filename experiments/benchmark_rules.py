@@ -1,8 +1,8 @@
 """Every decoding rule side by side: what `--suite=rules` runs, and its table.
 
-One setting a rule, the one that its paper or the paper of MTAD uses, scaled to a depth of 4 where
-the rule has a depth: the table compares rules, not tuned settings (`--suite=aims` varies depth and
-width; `experiments.calibrate` chooses for a given pair).
+One setting a rule, the one that its paper or the paper of MTAD uses, with a depth of 4 but for
+BiLD, which stops by itself: the table compares rules, not tuned settings (`--suite=aims` varies
+depth and width; `experiments.calibrate` chooses for a given pair).
 """
 
 import dataclasses
@@ -27,27 +27,45 @@ _COLUMNS = (
 
 
 def make_rules(warp: Warp, tau: float) -> list[Rule]:
-    """Return the rules to compare, plain sampling first."""
-    k, w, r = DEPTH, min(WIDTH, warp.top_k or WIDTH), recipes
-    rules = [
-        Rule(BASE, r.sample(), warp),
-        Rule("speculative", r.speculative(k), warp, k),
-        Rule("block", r.block(k), warp, k),
-        Rule("specinfer", r.specinfer(BRANCHING), warp, note="4,2,2"),
-        Rule("mcsd", r.mcsd(BRANCHING), warp, note="4,2,2"),
-        Rule("spectr", r.spectr(k, w), warp, k, note=f"n={w}"),
-        Rule("lookup", r.lookup(k), warp, k),
+    """Return the rules to compare, plain sampling first.
+
+    No width or branching is above the tokens that the warp keeps.
+    """
+    k, w, narrow = DEPTH, *(min(size, warp.top_k or size) for size in (WIDTH, NARROW))
+    tree = tuple(min(size, w) for size in BRANCHING)
+    rules = [*_lossless_rules(warp, k, w, tree), *_lossy_rules(warp, k, w, narrow, tau)]
+    rules += cooler_rules(warp)
+    return list({rule.label: rule for rule in rules}.values())  # small widths may coincide
+
+
+def _lossless_rules(warp: Warp, k: int, w: int, tree: tuple[int, ...]) -> list[Rule]:
+    shape = ",".join(map(str, tree))
+    return [
+        Rule(BASE, recipes.sample(), warp),
+        Rule("speculative", recipes.speculative(k), warp, k),
+        Rule("block", recipes.block(k), warp, k),
+        Rule("specinfer", recipes.specinfer(tree), warp, note=shape),
+        Rule("mcsd", recipes.mcsd(tree), warp, note=shape),
+        Rule("spectr", recipes.spectr(k, w), warp, k, note=f"n={w}"),
+        Rule("lookup", recipes.lookup(k), warp, k),
+    ]
+
+
+def _lossy_rules(warp: Warp, k: int, w: int, narrow: int, tau: float) -> list[Rule]:
+    r = recipes
+    bild = r.bild()
+    return [
         Rule("mtad", r.mtad(k, w, tau), warp, k, w),
         Rule("mtad", r.mtad(k, w, tau, "sample"), warp, k, w, "draw=sample"),
         Rule("mmtad", r.mmtad(k, w, tau), warp, k, w),
-        Rule("mmtad", r.mmtad(k, NARROW, tau), warp, k, NARROW),
+        Rule("mmtad", r.mmtad(k, narrow, tau), warp, k, narrow),
         Rule("mmtad", r.mmtad(k, w, tau, "sample"), warp, k, w, "draw=sample"),
         Rule("threshold", r.threshold(k, w, tau), warp, k, w),
         Rule("threshold", r.threshold(k, tau=tau, draft="chain"), warp, k, note="chain"),
         Rule("lenient", r.lenient(k), warp, k),
         Rule("typical", r.typical(k, w), warp, k, w),
         Rule("typical", r.typical(k, draft="chain"), warp, k, note="chain"),
-        Rule("bild", r.bild(), warp),
+        Rule("bild", bild, warp, bild.depth),
         Rule("dsbd", r.dsbd(k, w), warp, k, w),
         Rule("mtjd", r.mtjd(k, w), warp, k, w),
         Rule("mtjd", r.mtjd(k, w, "sample"), warp, k, w, "draw=sample"),
@@ -55,9 +73,16 @@ def make_rules(warp: Warp, tau: float) -> list[Rule]:
         Rule("beam", r.beam(w, "sample"), warp, width=w, note="draw=sample"),
         Rule("greedy", r.greedy(), Warp(temperature=0.0)),
     ]
+
+
+def cooler_rules(warp: Warp) -> list[Rule]:
+    """Return plain sampling at lower temperatures: what sharpening alone gives."""
+    if float(warp.temperature) == 0:
+        return []
+    rules = []
     for share in LOWER_TEMPERATURES:
         cooler = dataclasses.replace(warp, temperature=float(warp.temperature) * share)
-        rules.append(Rule(BASE, r.sample(), cooler, note=f"T={cooler.temperature:g}"))
+        rules.append(Rule(BASE, recipes.sample(), cooler, note=f"T={cooler.temperature:g}"))
     return rules
 
 

@@ -10,8 +10,10 @@ from tiny_pair import write_pair
 
 from experiments import benchmark, benchmark_report, benchmark_rules, benchmark_tasks, scores
 from experiments.measure import Bench, Rule, Sample
+from experiments.rules import STRATEGIES
 from mtad_jax import recipes
 from mtad_jax.decode.loop import run as compiled
+from mtad_jax.decode.strategy import Request
 from mtad_jax.pipeline import Pipeline
 from mtad_jax.warp import Warp
 
@@ -231,3 +233,29 @@ def test_suite_of_rules_takes_other_numbers_and_refuses_depths():
         suite("--suite=rules", "--depths=2")
     with pytest.raises(ValueError, match="--sql_prompts=13 must be between 0 and --prompts=12"):
         suite("--prompts=12", "--sql_prompts=13")
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 2, 4, 10])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_suite_of_rules_has_every_recipe_once(top_k, temperature):
+    rules = benchmark_rules.make_rules(Warp(temperature, 0.9, top_k), 0.5)
+    labels = [rule.label for rule in rules]
+    assert len(set(labels)) == len(labels)
+    assert {rule.name for rule in rules} == STRATEGIES.keys()
+    for rule in rules:
+        rule.strategy.check(Request(top_k=top_k, draft_top_k=top_k))
+
+
+def test_the_table_of_rules():
+    rules = benchmark_rules.make_rules(WARP, 0.5)
+    samples = [
+        sample(rule=rule.label, prompt=i, kind=kind, correct=correct)
+        for rule in rules
+        for i, (kind, correct) in enumerate([("story", None), ("sql", True), ("sql", False)])
+    ]
+    lines = benchmark_rules.table_lines(rules, samples)
+    assert len(lines) == len(rules) + 7
+    got = {line[:30].strip(): line[30:].split() for line in lines[2 : 2 + len(rules)]}
+    assert got["sample"] == "lossless 2.00 1.00 7.39 - 7.39 50% (9% to 91%)".split()
+    assert got["mcsd 4,2,2"][:4] == "lossless 2.00 1.00 7.39".split()
+    assert got["mtad K=4 W=4"][0] == "lossy" and got["mtad K=4 W=4"][4] == "+0%"
