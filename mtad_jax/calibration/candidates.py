@@ -67,17 +67,17 @@ class Candidate:
 def default_candidates(*, draft: bool) -> tuple[Candidate, ...]:
     """Return the rules that compete unless told otherwise; without a draft model, lookup only."""
     of = Candidate.of
-    found = [of("lookup", depth=depth, ngram=3) for depth in (2, 4, 8)]
+    lookup = [of("lookup", depth=depth, ngram=3) for depth in (2, 4, 8)]
     if not draft:
-        return tuple(found)
-    found += [of("speculative", depth=depth) for depth in (1, 2, 3, 4, 6)]
+        return tuple(lookup)
+    found = [of("speculative", depth=depth) for depth in (1, 2, 3, 4, 6)]
     found += [of("block", depth=depth) for depth in (2, 4, 6)]
     for branching in ((2, 2), (2, 2, 2), (4, 2), (4, 2, 2)):
         found.append(of("mcsd", branching=branching))
     found += [of("specinfer", branching=branching) for branching in ((4, 2), (4, 2, 2))]
     found += [of("mtad", depth=depth, width=4) for depth in (2, 3, 4, 6)]
     found += [of("mmtad", depth=depth, width=w) for w in (2, 4) for depth in (2, 3, 4, 6)]
-    return tuple(found)
+    return (*found, *lookup)  # last, as a short budget may not reach the last
 
 
 def shown(value: Any) -> str:
