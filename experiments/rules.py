@@ -15,11 +15,7 @@ from mtad_jax.decode.strategy import Request, Strategy
 
 flags.disclaim_key_flags()
 
-STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    name: recipe
-    for name, recipe in vars(recipes).items()
-    if inspect.isfunction(recipe) and recipe.__module__ == recipes.__name__ and name[0] != "_"
-}
+STRATEGIES = recipes.RECIPES
 
 # Flag -> its absl type and meaning; the flag has the parameter's name, but for `_PARAMETER`.
 RULE_FLAGS: dict[str, tuple[Callable[..., Any], str]] = {

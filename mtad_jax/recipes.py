@@ -4,6 +4,9 @@
 design. `docs/strategies.md` has the table.
 """
 
+import inspect
+from collections.abc import Callable
+
 from mtad_jax.decode.beam_search import BeamSearch
 from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
@@ -12,6 +15,7 @@ from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
 from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.mtjd import MTJD
+from mtad_jax.decode.strategy import Strategy
 from mtad_jax.decode.trees import Tree
 from mtad_jax.decode.verifiers import (
     Ancestral,
@@ -252,3 +256,11 @@ def _draft_of(
         return Beam(depth, width, "search", keep)
     check_depth(depth)
     return Tree((width, *(1,) * (depth - 1)), replace=False)
+
+
+RECIPES: dict[str, Callable[..., Strategy]] = {
+    name: recipe
+    for name, recipe in list(globals().items())
+    if inspect.isfunction(recipe) and recipe.__module__ == __name__ and name[0] != "_"
+}
+"""All recipes by name: the public functions of this file, in its order."""

@@ -93,7 +93,8 @@ class FakeMeter:
 
 def choose(meter, candidates=None, *, warp=WARP, **settings):
     candidates = default_candidates(draft=True) if candidates is None else candidates
-    meter.names = {c.strategy: c.name for c in candidates}
+    if isinstance(candidates, list | tuple):
+        meter.names = {c.strategy: c.name for c in candidates if isinstance(c, Candidate)}
     return mtad_jax.calibrate(
         None, None, None, None, max_new_tokens=32, warp=warp, candidates=candidates, meter=meter,
         **settings,
@@ -246,7 +247,10 @@ def test_refused_rules_and_wrong_settings():
             choose(FakeMeter(), floor=floor)
     with pytest.raises(ValueError, match="margin=-1"):
         choose(FakeMeter(), margin=-1)
-    for name in ("nonsense", "Chain", "_draft_of"):
+    for wrong in ("mmtad", ["mmtad"], [recipes.mmtad()], 3):
+        with pytest.raises(ValueError, match=r"^candidates.* write .*Candidate.of\(.*$"):
+            choose(FakeMeter(), wrong)
+    for name in ("nonsense", "Chain", "_draft_of", "check_depth", "isfunction"):
         with pytest.raises(ValueError, match=f"'{name}' is no recipe"):
             Candidate.of(name)
 
@@ -284,6 +288,8 @@ def test_the_calls_of_a_round_are_counted_without_a_model():
         (recipes.mtad(3, 4), (4,), (2, 4, 4)),
         (recipes.mmtad(3, 4), (13,), (2, 4, 4)),
         (recipes.beam(3), (3,), ()),
+        (recipes.bild(1), (2,), (2,)),
+        (recipes.bild(4), (5,), (2, 1, 1, 1)),  # as many as its loop makes at most
     ]
     for strategy, target, draft in cases:
         assert round_calls(strategy, *pair, controls) == Calls(target, draft)
@@ -314,6 +320,20 @@ def test_a_real_run_on_a_tiny_pair():
     one, two = (again.decode(recipes.speculative(2), 1, 0) for _ in range(2))
     assert dataclasses.replace(one, seconds=0) == dataclasses.replace(two, seconds=0)
     assert one.row_rounds <= one.tokens and one.rounds <= 6 and len(one.logp_raw) == 2
+
+
+def test_a_real_run_without_a_draft_model():
+    """Only its structure again: prompt lookup competes, and no draft call is timed."""
+    target, _ = tiny_pair()
+    prompts = np.random.default_rng(0).integers(1, 64, (2, 9))
+    asked = [Candidate.of("lookup", depth=2, ngram=2), Candidate.of("mtad", depth=2)]
+    found = mtad_jax.calibrate(
+        target, None, prompts, [9, 5], warp=WARP, max_new_tokens=4, candidates=asked, floor=None,
+    )  # fmt: skip
+    rule, refused = found.rows
+    assert rule.predicted > 0 and rule.speed.value > 0 and rule.verdict
+    assert refused.verdict.startswith("refused: ") and "draft" in refused.verdict
+    assert found.name in ("sample", "lookup") and found.programs == 3  # one target call, of 3
 
 
 def test_prompts_and_settings_are_checked_first():

@@ -6,7 +6,11 @@ from typing import Unpack
 
 import numpy as np
 
-from mtad_jax.calibration.candidates import Candidate, default_candidates
+from mtad_jax.calibration.candidates import (
+    Candidate,
+    check_candidates,
+    default_candidates,
+)
 from mtad_jax.calibration.decide import LOSSLESS, Floor, check_floor
 from mtad_jax.calibration.meter import EngineMeter, Meter
 from mtad_jax.calibration.report import Calibration
@@ -59,13 +63,15 @@ def calibrate(
         decoding there meets every floor.
 
     Raises:
-      ValueError: bad prompts, or a setting out of range.
+      ValueError: bad prompts, candidates that are none, or a setting out of range.
     """
     check_floor(floor)
     if not 0 <= margin < math.inf:
         raise ValueError(f"margin={margin} must be finite and >= 0, such as 0.03 for 3 %")
     if not budget_s > 0:
         raise ValueError(f"budget_s={budget_s} must be > 0")
+    if candidates is not None:
+        candidates = check_candidates(candidates)
     if meter is None:
         meter = EngineMeter(
             target, draft, prompt_ids, prompt_length, batch_size=batch_size,

@@ -30,7 +30,12 @@ class Calls:
 def round_calls(
     strategy: Strategy, target: BoundLM, draft: BoundLM | None, controls: Controls
 ) -> Calls:
-    """Return the calls of one round: the rule is traced with models that only take notes."""
+    """Return the calls of one round: the rule is traced with models that only take notes.
+
+    A rule calls the draft once a level. A draft that may stop early loops, and a loop is traced
+    once whatever its length: its call stands for all levels that are missing, so that such a round
+    counts as long as it can get.
+    """
     notes: tuple[list[int], list[int]] = [], []
     shadow = _shadow(target, notes[0])
     shadow_draft = None if draft is None else _shadow(draft, notes[1])
@@ -47,7 +52,9 @@ def round_calls(
         return strategy.step(shadow, shadow_draft, state, controls).length
 
     jax.eval_shape(one_round)
-    return Calls(tuple(notes[0]), tuple(notes[1]))
+    called, drafted = notes
+    drafted += drafted[-1:] * (strategy.depth - len(drafted))
+    return Calls(tuple(called), tuple(drafted[: strategy.depth]))
 
 
 def _shadow(lm: BoundLM, notes: list[int]) -> BoundLM:

@@ -1,12 +1,11 @@
 """The decoding rules that compete, and what is refused before anything is measured."""
 
 import dataclasses
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mtad_jax import recipes
 from mtad_jax.decode.strategy import Strategy
+from mtad_jax.recipes import RECIPES
 
 _SIZES = ("depth", "branching")  # settings in which the rules of one family differ
 
@@ -32,10 +31,9 @@ class Candidate:
         Raises:
           ValueError: there is no such recipe.
         """
-        recipe = getattr(recipes, name, None)
-        if not inspect.isfunction(recipe) or name.startswith("_"):
-            raise ValueError(f"candidate {name!r} is no recipe: see mtad_jax.recipes")
-        return cls(name, settings, recipe(**settings))
+        if name not in RECIPES:
+            raise ValueError(f"candidate {name!r} is no recipe: there are {', '.join(RECIPES)}")
+        return cls(name, settings, RECIPES[name](**settings))
 
     @property
     def label(self) -> str:
@@ -78,6 +76,22 @@ def default_candidates(*, draft: bool) -> tuple[Candidate, ...]:
     found += [of("mtad", depth=depth, width=4) for depth in (2, 3, 4, 6)]
     found += [of("mmtad", depth=depth, width=w) for w in (2, 4) for depth in (2, 3, 4, 6)]
     return (*found, *lookup)  # last, as a short budget may not reach the last
+
+
+def check_candidates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Return the candidates as a tuple.
+
+    Raises:
+      ValueError: they are no list, or one is something else, such as a recipe's name.
+    """
+    if isinstance(candidates, str) or not isinstance(candidates, Iterable):
+        raise ValueError(f"candidates={candidates!r} must be a list: write [Candidate.of(...)]")
+    found = tuple(candidates)
+    for item in found:
+        if not isinstance(item, Candidate):
+            what = repr(item) if isinstance(item, str) else f"a {type(item).__name__}"
+            raise ValueError(f"candidates holds {what}: write mtad_jax.Candidate.of(name, ...)")
+    return found
 
 
 def shown(value: Any) -> str:

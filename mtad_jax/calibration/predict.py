@@ -42,6 +42,8 @@ def call_costs(meter: Meter, every: Sequence[Calls]) -> Callable[[Calls], float]
     tables = {}
     for model in ("target", "draft"):
         sizes = sorted({n for calls in every for n in getattr(calls, model)})
+        if not sizes:  # there may be no draft model
+            continue
         if len(sizes) > _POINTS:
             ranks = np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int)
             sizes = [sizes[i] for i in ranks]
