@@ -63,7 +63,8 @@ def define_setting_flags(values: flags.FlagValues) -> None:
     define_model_flags(values)
     define_strategy_flags(values)
     define_warp_flags(values)
-    _define_draft_warp_flags(values)
+    define_draft_warp_flags(values)
+    define_control_flags(values, max_new_tokens=128)
     _define_text_flags(values)
 
 
@@ -98,7 +99,7 @@ def define_warp_flags(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
-def _define_draft_warp_flags(values: flags.FlagValues) -> None:
+def define_draft_warp_flags(values: flags.FlagValues) -> None:
     """Define --draft_temperature and the others."""
     for name in _WARP_FLAGS:
         define = flags.DEFINE_integer if name == "top_k" else flags.DEFINE_float
@@ -106,19 +107,14 @@ def _define_draft_warp_flags(values: flags.FlagValues) -> None:
         define(f"draft_{name}", None, meaning, flag_values=values)
 
 
-def _define_text_flags(values: flags.FlagValues) -> None:
-    """Define what may come, what ends a text, and the seed."""
+def define_control_flags(values: flags.FlagValues, *, max_new_tokens: int) -> None:
+    """Define what may come and which tokens end a text; `max_new_tokens` is that flag's default."""
     whole, ids = flags.DEFINE_integer, flags.DEFINE_list
-    whole("max_new_tokens", 128, "Most tokens a prompt gets.", flag_values=values)
+    whole("max_new_tokens", max_new_tokens, "Most tokens a prompt gets.", flag_values=values)
     whole("min_new_tokens", 0, "Tokens before which no end token comes.", flag_values=values)
     ids("banned_ids", None, "Token ids that never come, e.g. 5,17.", flag_values=values)
     flags.DEFINE_float(
         "repetition_penalty", None, "Above 1: tokens of prompt and text get less likely.",
-        flag_values=values,
-    )  # fmt: skip
-    whole("samples", 1, "Texts for each prompt.", flag_values=values)
-    whole(
-        "seed", 0, "Seed of all random draws but those of prompt rows that have a `seed`.",
         flag_values=values,
     )  # fmt: skip
     ids(
@@ -126,6 +122,16 @@ def _define_text_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool("ignore_eos", False, "Go on past end tokens.", flag_values=values)
+
+
+def _define_text_flags(values: flags.FlagValues) -> None:
+    """Define how many texts there are, the strings that end them, and the seed."""
+    whole = flags.DEFINE_integer
+    whole("samples", 1, "Texts for each prompt.", flag_values=values)
+    whole(
+        "seed", 0, "Seed of all random draws but those of prompt rows that have a `seed`.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_multi_string(
         "stop", None, "String that ends a text, itself left out; repeatable.", flag_values=values
     )
@@ -137,41 +143,37 @@ def read_settings(values: flags.FlagValues) -> Settings:
     Raises:
       ValueError: flags contradict each other, or a value is out of range.
     """
+    controls = read_controls(values)
     _check_text_flags(values)
     warp = read_warp(values, greedy=values.strategy == "greedy")
-    draft_warp = _read_draft_warp(values, warp)
+    draft_warp = read_draft_warp(values, warp)
     request = Request(
         top_k=warp.top_k,
         draft_top_k=(draft_warp or warp).top_k,
         samples=values.samples,
         penalty=values.repetition_penalty is not None,
-        own_warp=draft_warp is not None,
     )
     strategy = read_strategy(values, request)
     if draft_warp is not None and not strategy.needs_draft:
-        flag = next(f"draft_{f}" for f in _WARP_FLAGS if values[f"draft_{f}"].value is not None)
-        raise ValueError(_without_draft(f"--{flag}={values[flag].value}", values.strategy))
+        raise ValueError(_without_draft(first_draft_warp_flag(values), values.strategy))
     return Settings(
         strategy=strategy,
         warp=warp,
         draft_warp=draft_warp,
-        max_new_tokens=values.max_new_tokens,
-        min_new_tokens=values.min_new_tokens,
-        eos_id=() if values.ignore_eos else _read_ids(values, "eos_id"),
         stop=tuple(values.stop or ()),
-        banned_ids=_read_ids(values, "banned_ids"),
-        repetition_penalty=values.repetition_penalty,
         samples=values.samples,
         seed=values.seed,
+        **controls,
     )
 
 
-def _check_text_flags(values: flags.FlagValues) -> None:
-    """Raise ValueError on what needs no model to be refused."""
-    for flag, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("samples", 1)):
-        value: Any = values[flag].value
-        if value < least:
-            raise ValueError(f"--{flag}={value} must be >= {least}")
+def read_controls(values: flags.FlagValues) -> dict[str, Any]:
+    """Return what `define_control_flags` asks for, as keyword settings; see `Settings`.
+
+    Raises:
+      ValueError: flags contradict each other, or a value is out of range.
+    """
+    _check_least(values, max_new_tokens=1, min_new_tokens=0)
     check_lengths(values.min_new_tokens, values.max_new_tokens)
     if values.ignore_eos:
         for flag in ("eos_id", "min_new_tokens"):
@@ -179,6 +181,26 @@ def _check_text_flags(values: flags.FlagValues) -> None:
             if value:
                 shown = ",".join(value) if isinstance(value, list) else value
                 raise ValueError(f"--{flag}={shown} contradicts --ignore_eos: give one of them")
+    return {
+        "max_new_tokens": values.max_new_tokens,
+        "min_new_tokens": values.min_new_tokens,
+        "eos_id": () if values.ignore_eos else _read_ids(values, "eos_id"),
+        "banned_ids": _read_ids(values, "banned_ids"),
+        "repetition_penalty": values.repetition_penalty,
+    }
+
+
+def _check_least(values: flags.FlagValues, **least: int) -> None:
+    """Raise ValueError on a number that is too small."""
+    for flag, smallest in least.items():
+        value: Any = values[flag].value
+        if value < smallest:
+            raise ValueError(f"--{flag}={value} must be >= {smallest}")
+
+
+def _check_text_flags(values: flags.FlagValues) -> None:
+    """Raise ValueError on what needs no model to be refused."""
+    _check_least(values, samples=1)
     if "" in (values.stop or ()):
         raise ValueError("--stop= is empty: give the string that ends a text, or leave it out")
 
@@ -204,8 +226,18 @@ def read_warp(values: flags.FlagValues, *, greedy: bool = False) -> Warp:
     return warp
 
 
-def _read_draft_warp(values: flags.FlagValues, warp: Warp) -> Warp | None:
-    """Return the draft's own sharpening, the target's where a flag was not given; None: no flag."""
+def first_draft_warp_flag(values: flags.FlagValues) -> str:
+    """Return the first of the draft's own warp flags that was given, as on the command line."""
+    given = (f"draft_{f}" for f in _WARP_FLAGS if values[f"draft_{f}"].value is not None)
+    return next(f"--{flag}={values[flag].value}" for flag in given)
+
+
+def read_draft_warp(values: flags.FlagValues, warp: Warp) -> Warp | None:
+    """Return the draft's own sharpening, the target's where a flag was not given; None: no flag.
+
+    Raises:
+      ValueError: out of range.
+    """
     given: dict[str, Any] = {f: values[f"draft_{f}"].value for f in _WARP_FLAGS}
     given = {flag: value for flag, value in given.items() if value is not None}
     if not given:

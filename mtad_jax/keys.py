@@ -36,7 +36,10 @@ def round_keys(
 
 
 def fold(keys: Key[Array, " B"], step: int) -> Key[Array, " B"]:
-    """Return further keys of the same purpose, for draws of another kind."""
+    """Return further keys of the same purpose, for draws of another kind.
+
+    Keys that are folded must not be drawn from themselves.
+    """
     return jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
 
 

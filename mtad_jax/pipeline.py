@@ -1,7 +1,7 @@
 """Text in, text out: tokenizers, stop strings and streaming around `generate`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -12,14 +12,15 @@ from mtad_jax import checkpoint, tokenizers
 from mtad_jax.checkpoint import LoadedModel
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.checks import check_draft, check_ends, check_prompts
+from mtad_jax.decode.loop import ALL_ROUNDS
 from mtad_jax.decode.result import ENDINGS, DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.detokenize import StopTrimmer
 from mtad_jax.models.base import BoundLM
+from mtad_jax.types import Int
 
 _ROUNDS_BETWEEN_STOP_CHECKS = 8  # stop strings are looked for on the host
-_ALL_ROUNDS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Pipeline:
         Raises:
           ValueError: as `mtad_jax.generate`; an empty prompt; text without a tokenizer.
         """
-        rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else _ALL_ROUNDS
+        rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else ALL_ROUNDS
         return list(self._run(prompts, strategy, stop, rounds, settings))[-1][1]
 
     def stream(
@@ -174,7 +175,7 @@ class Pipeline:
 
         Args and raises: as `__call__` and `stream`.
         """
-        ids, length = self._padded(prompts)
+        ids, length = self.padded(prompts)
         return engine.stream(
             self.target.lm,
             ids,
@@ -199,7 +200,7 @@ class Pipeline:
         """
         self._check_stop(stop)
         target = self.target.lm
-        _, length = check_prompts(*self._padded(prompts), target.vocab_size)
+        _, length = check_prompts(*self.padded(prompts), target.vocab_size)
         draft = check_draft(target, self._draft_of(strategy), strategy)
         settings = self._with_ends(settings)
         check_settings(settings, length, strategy=strategy, target=target, draft=draft)
@@ -220,6 +221,23 @@ class Pipeline:
             raise ValueError("the prompt is empty and the tokenizer has no start token: give text")
         return ids
 
+    def padded(
+        self, prompts: Sequence[str | Sequence[int]]
+    ) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, " B"]]:
+        """Return prompts as ids [B, P], padded on the right, and their lengths [B].
+
+        Raises:
+          ValueError: as `encode`; there is no prompt.
+        """
+        if not prompts:
+            raise ValueError("prompts is empty: give at least one")
+        ids = [self.encode(prompt) for prompt in prompts]
+        length = np.array([len(prompt) for prompt in ids])
+        padded = np.zeros((len(ids), length.max()), np.int64)
+        for row, prompt in zip(padded, ids, strict=True):
+            row[: len(prompt)] = prompt
+        return padded, length
+
     def _run(
         self,
         prompts: Sequence,
@@ -237,21 +255,12 @@ class Pipeline:
         ends = check_ends(self._with_ends(settings).get("eos_id"), self.target.lm.vocab_size)
         return _follow(results, ids, trimmers, ends.tolist())
 
-    def _padded(self, prompts: Sequence) -> tuple[np.ndarray, np.ndarray]:
-        """Return prompts as ids [B, P], padded on the right, and their lengths [B]."""
-        if not prompts:
-            raise ValueError("prompts is empty: give at least one")
-        ids = [self.encode(prompt) for prompt in prompts]
-        length = np.array([len(prompt) for prompt in ids])
-        padded = np.zeros((len(ids), length.max()), np.int64)
-        for row, prompt in zip(padded, ids, strict=True):
-            row[: len(prompt)] = prompt
-        return padded, length
-
     def _check_stop(self, stop: Sequence[str]) -> None:
         """Raise ValueError on stop strings that cannot be used."""
         if isinstance(stop, str):
             raise ValueError(f"stop={stop!r} must be a list of strings: write [{stop!r}]")
+        if not isinstance(stop, Collection) or not all(isinstance(text, str) for text in stop):
+            raise ValueError(f"stop={stop!r} must be a list of strings: write () for none")
         if stop and self.target.tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and the checkpoint has none")
         if "" in stop:

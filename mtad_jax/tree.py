@@ -5,6 +5,7 @@ tree, so is a beam lattice, so is nothing but node 0. In both models' caches nod
 that is *verified* takes scratch slot i, counted from the last committed token's slot.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -20,9 +21,12 @@ class Draft:
       parent: [B, N] index of each node's parent, smaller than its own (node 0: 0).
       valid: [B, N] whether the node was really drafted; an invalid node never passes.
       filler: [B, N] place that an ended path keeps at a deeper level: a node, but not text.
-      reference: [B, N] log q of the candidate x*, summed over its first depth(node) tokens; what
-        the joint rules compare the node's path with. Minus infinity nowhere.
-      length: [B] tokens of the candidate x* (no fillers): what `drafted` counts.
+      reference: [B, N] log q that the node's path is compared with. Of a chain: of its own first
+        depth(node) tokens. Of a beam lattice: of the candidate x*'s first depth(node) tokens. Of a
+        tree, and of pairs drawn for DSBD: of the node's own path (log-ratios are reported with
+        it, and DSBD's weights are made of it; no threshold may use it). Minus infinity nowhere.
+      length: [B] tokens of the candidate x* (no fillers), or of a tree's first path: what `drafted`
+        counts.
       logq: [B, M, V] warped draft distribution after node i, which the children of node i were
         drawn from, for the M nodes above the deepest level; None where the nodes were chosen, not
         drawn: then no lossless rule can use them.
@@ -70,6 +74,13 @@ def pick(
 ) -> Float[Array, "B M"]:
     """Return `values[b, node, token]`."""
     return take(values.reshape(values.shape[0], -1), node * values.shape[-1] + token)
+
+
+def pick_logp(
+    logits: Float[Array, "B N V"], node: Int[Array, "B M"], token: Int[Array, "B M"]
+) -> Float[Array, "B M"]:
+    """Return `log_softmax(logits)[b, node, token]`, of which only these values are computed."""
+    return pick(logits, node, token) - take(jax.nn.logsumexp(logits, axis=-1), node)
 
 
 def path_to(draft: Draft, leaf: Int[Array, " B"]) -> Int[Array, "B K"]:

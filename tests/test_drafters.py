@@ -219,6 +219,10 @@ def test_a_batch_that_is_unsure_runs_the_draft_no_more():
         jax.effects_barrier()
         assert len(calls) == want and draft.length.tolist() == [4 if want > 1 else 0] * BATCH
         calls.clear()
+    done = call.state.replace(done=call.state.length > 0)  # rows that are done draft nothing
+    draft = jax.block_until_ready(_propose(call.strategy.drafter, lm, done, call.controls))
+    jax.effects_barrier()
+    assert len(calls) == 1 and not draft.valid.any()
 
 
 NO_TREES = Request(trees=False)

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from flax import struct
 from replay_cases import BATCH, Case
 
+from mtad_jax import keys as rng
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain
 from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
@@ -17,8 +19,16 @@ from mtad_jax.decode.strategy import Request
 from mtad_jax.warp import Warp
 
 
-def rule(depth, width, threshold=0.8):
-    return DraftVerify(PairDraws(depth, width), DynamicWidth(threshold))
+@struct.dataclass
+class SameUniforms(Rejection):
+    """Speculative sampling with the uniforms that DSBD tests by."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        return Rejection.verify(self, draft, logp, logits, rng.fold(keys, 0), controls)
+
+
+def rule(depth, width, accept=0.8):
+    return DraftVerify(PairDraws(depth, width), DynamicWidth(accept))
 
 
 def distributions(seed, beams, vocab):
@@ -60,18 +70,19 @@ def test_one_beam_is_speculative_sampling():
     subject = Case(tables, Warp(), Warp(), 0.5, [1, 2], 4, prompts, lengths)
     got, want = (
         {r.row: r for r in reversed(subject.rounds(s))}
-        for s in (rule(4, 1), DraftVerify(Chain(4), Rejection()))
+        for s in (rule(4, 1), DraftVerify(Chain(4), SameUniforms()))
     )
     assert {row: r.drafted for row, r in got.items()} == {row: r.drafted for row, r in want.items()}
     assert len({len(r.drafted) for r in want.values()}) > 1
 
 
 BAD = {
-    "threshold": (DynamicWidth(1.5), PairDraws(2, 2), r"threshold=1\.5 must be in \[0, 1\]"),
-    "no number": (DynamicWidth(math.nan), PairDraws(2, 2), r"threshold=nan must be in"),
+    "accept": (DynamicWidth(1.5), PairDraws(2, 2), r"accept=1\.5 must be in \[0, 1\]"),
+    "no number": (DynamicWidth(math.nan), PairDraws(2, 2), r"accept=nan must be in"),
     "chosen": (DynamicWidth(0.8), Beam(2, 2, "search", "tree"), r"drafter=Beam: .* PairDraws"),
     "depth": (DynamicWidth(0.8), PairDraws(0, 2), r"depth=0 must be >= 1"),
     "width": (DynamicWidth(0.8), PairDraws(2, 0), r"width=0 must be >= 1"),
+    "half": (DynamicWidth(0.8), PairDraws(2, 2.5), r"width=2\.5 must be a whole number"),
 }
 
 

@@ -91,6 +91,9 @@ BAD = {
     "penalty nan": ({"repetition_penalty": NAN}, r"repetition_penalty=nan must be finite and > 0"),
     "penalty inf": ({"repetition_penalty": np.inf}, r"repetition_penalty=inf must be finite"),
     "banned": ({"banned_ids": [1, 8]}, r"banned_ids holds 8, outside \[0, 7\]"),
+    "banned in rows": ({"banned_ids": [[1], [2]]}, r"banned_ids=\[\[1\], \[2\]\] must be a list"),
+    "banned, ragged": ({"banned_ids": [[1], [2, 3]]}, r"banned_ids=.* must be a list of token"),
+    "ends in rows": ({"eos_id": [[1]]}, r"eos_id=\[\[1\]\] must be a token id or a list of them"),
     "banned negative": ({"banned_ids": [-1]}, r"banned_ids holds -1, outside \[0, 7\]"),
     "half banned": ({"banned_ids": [1.5]}, r"banned_ids=\[1\.5\] must be a list of token ids"),
     "all banned": ({"banned_ids": range(8)}, r"banned_ids holds all 8 tokens: leave at least one"),
@@ -124,6 +127,7 @@ BAD = {
     ),
     "half seeds": ({"seed": [1.5, 2]}, r"seed=\[1\.5, 2\] must be an integer, or a list"),
     "seeds of seeds": ({"seed": [[1, 2]]}, r"seed=\[\[1, 2\]\] must be an integer, or a list"),
+    "huge row id": ({"row_ids": [0, 2**40]}, r"row_ids holds 1099511627776: give ids in \[-2"),
     "row ids of samples": (
         {"row_ids": [0, 1], "samples": 2},
         r"row_ids has shape \(2,\), not one id for each of 4 rows",

@@ -99,6 +99,8 @@ def test_what_the_pipeline_refuses(pipe):
     for prompts, change, message in (
         ([PROMPT], {"samples": 2, "warp": Warp(0.0)}, "samples=2 at temperature 0"),
         ([PROMPT], {"stop": ""}, "stop='' must be a list"),
+        ([PROMPT], {"stop": None}, r"stop=None must be a list of strings: write \(\) for none"),
+        ([PROMPT], {"stop": [5]}, r"stop=\[5\] must be a list of strings"),
         ([PROMPT], {"stop": ["x", ""]}, "stop holds an empty string"),
         ([], {}, "prompts is empty"),
         ([PROMPT, [5, 6]], {}, "ngram=3 > 2"),

@@ -1,6 +1,4 @@
-"""Every rule on drafts small enough to judge by hand, and what each refuses."""
-
-import itertools
+"""Every rule on drafts small enough to judge by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +7,8 @@ import pytest
 
 from mtad_jax import keys as rng
 from mtad_jax import recipes
-from mtad_jax.decode.drafters import Beam, Chain, NoDraft
-from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.strategy import Request
-from mtad_jax.decode.trees import Tree
 from mtad_jax.decode.verifiers import JointThreshold, Rollback, Threshold, Typical
 from mtad_jax.tree import Draft
 from mtad_jax.warp import Warp
@@ -317,86 +311,3 @@ def test_rows_are_judged_on_their_own(judge, monkeypatch):
         bonus = np.exp(verdict.bonus)
         bonus /= bonus.sum(axis=1, keepdims=True)
         np.testing.assert_allclose(bonus, [law for _, law in alone], atol=2e-5)
-
-
-NAN = float("nan")
-CHAIN, BEST = Chain(2), Beam(2, 2, "search", "best")
-LATTICE = Beam(2, 2, "search", "tree")
-TREE, DISTINCT = Tree((2, 1), True), Tree((2, 1), False)
-
-
-@pytest.mark.parametrize(
-    ("rule", "drafter", "message"),
-    [
-        (Rejection(0.0), CHAIN, r"leniency=0\.0 must be in \(0, 1\]"),
-        (Rejection(1.1), CHAIN, r"leniency=1\.1"),
-        (Rejection(NAN), CHAIN, r"leniency=nan"),
-        (Rejection(), TREE, "drafter=Tree: speculative sampling judges a chain"),
-        (Rejection(), BEST, "drafter=Beam: .* drawn from q, .* draft with Chain, Tree or Lookup"),
-        (Rejection(), NoDraft(), "drafter=NoDraft"),
-        (BlockVerification(), TREE, "drafter=Tree: block verification judges a chain"),
-        (BlockVerification(), BEST, "drafter=Beam: block verification needs tokens drawn"),
-        (TreeRejection(True), LATTICE, "drafter=Beam: tree rejection needs tokens drawn"),
-        (TreeRejection(True), DISTINCT, "replace=True: the tree is drawn with replace=False"),
-        (TreeRejection(False), TREE, "replace=False: the tree is drawn with replace=True"),
-        (SpecTr(), LATTICE, "drafter=Beam: SpecTr needs tokens drawn"),
-        (SpecTr(), DISTINCT, r"branching=\(2, 1\): .* replace=True"),
-        (SpecTr(), Tree((2, 2), True), r"branching=\(2, 2\): .* independent chains"),
-        (SpecTr("least"), TREE, "rho='least' must be best or chains"),
-        (JointThreshold(0.0), BEST, r"tau=0\.0 must be > 0"),
-        (JointThreshold(0.5), TREE, "drafter=Tree: .* no candidate .*: draft with Beam or Chain"),
-        (Threshold(0.0), BEST, r"tau=0\.0 must be > 0"),
-        (Threshold(0.5), LATTICE, "drafter=Beam: fixed-threshold .* judges a chain"),
-        (Typical(0.0, 0.3), CHAIN, r"epsilon=0\.0 must be in \(0, 1\]"),
-        (Typical(0.1, 0.0), CHAIN, r"alpha=0\.0 must be finite and > 0"),
-        (Typical(0.1, NAN), CHAIN, r"alpha=nan"),
-        (Rollback(-1.0), CHAIN, r"rollback=-1\.0 must be >= 0"),
-        (Rollback(NAN), CHAIN, r"rollback=nan"),
-        (Rollback(5.0), TREE, "drafter=Tree: BiLD judges a chain"),
-    ],
-)
-def test_refused(rule, drafter, message):
-    with pytest.raises(ValueError, match=message) as error:
-        rule.check(drafter, Request())
-    assert "\n" not in str(error.value)
-
-
-def test_bild_refuses_a_repetition_penalty():
-    with pytest.raises(ValueError, match="repetition_penalty: BiLD .*: use speculative or block"):
-        recipes.bild().check(Request(penalty=True))
-
-
-def test_what_is_taken():
-    chains, lossy = [CHAIN, Lookup(2, 1)], [Threshold(0.5), Typical(0.09, 0.3), Rollback(5.0)]
-    for rule, drafter in [
-        *itertools.product(LOSSLESS, chains),
-        *itertools.product(lossy, [*chains, BEST]),
-        (TreeRejection(True), TREE), (TreeRejection(False), DISTINCT), (SpecTr(), TREE),
-        *((Typical(0.09, 0.3), drafter) for drafter in (LATTICE, TREE, DISTINCT)),
-    ]:  # fmt: skip
-        rule.check(drafter, Request())
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: recipes.threshold(draft="tree"), "draft='tree' must be one of beam, chain"),
-        (lambda: recipes.threshold(width=2, draft="chain"), "width=2: a chain has none"),
-        (lambda: recipes.typical(draft="trees"), "draft='trees' must be .* beam, chain, tree"),
-        (lambda: recipes.typical(width=4, draft="chain"), "width=4: a chain has none"),
-        (lambda: recipes.typical(0, draft="tree"), "depth=0 must be >= 1"),
-        (lambda: recipes.spectr(0), "depth=0 must be >= 1"),
-        (lambda: recipes.spectr(2, 0), "chains=0 must be >= 1"),
-    ],
-)
-def test_recipes_refuse(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_recipes_by_default_draft_as_wide_as_mtad():
-    for recipe in (recipes.threshold(), recipes.typical()):
-        assert recipe.drafter.width == recipes.mtad().drafter.width
-    assert recipes.typical(3, draft="tree").drafter == Tree((4, 1, 1), False)
-    assert recipes.spectr(3, 2).drafter == Tree((2, 1, 1), True)
-    assert recipes.specinfer([2, 2]).drafter.branching == (2, 2)

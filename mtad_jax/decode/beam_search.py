@@ -13,7 +13,7 @@ from mtad_jax.decode.law import History, extend, history, law
 from mtad_jax.decode.state import END, LENGTH, Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import Request, check_draws
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import pick, take
+from mtad_jax.tree import pick, pick_logp, take
 from mtad_jax.types import Array, Bool, Float, Int
 
 
@@ -150,7 +150,7 @@ class BeamSearch:
             token=old.token.at[:, at].set(beams.token),
             parent=old.parent.at[:, at].set(beams.parent),
             logp=old.logp.at[:, at].set(_of_token(logp, beams)),
-            logp_raw=old.logp_raw.at[:, at].set(_of_token(jax.nn.log_softmax(logits), beams)),
+            logp_raw=old.logp_raw.at[:, at].set(_of_token(logits, beams, pick_logp)),
             past=extend(old.past, beams.parent, beams.token, ~beams.filler),
             count=take(old.count, beams.parent) + ~beams.filler,
             rounds=old.rounds + 1,
@@ -214,9 +214,9 @@ def _best_path(extra: BeamState) -> tuple[Int[Array, " B"], Int[Array, "B R"]]:
     return best, path.T
 
 
-def _of_token(logp: Float[Array, "B U V"], beams: Beams) -> Float[Array, "B W"]:
+def _of_token(values: Float[Array, "B U V"], beams: Beams, read=pick) -> Float[Array, "B W"]:
     """Return the log-probability of each place's token after its parent; 0 for fillers."""
-    return jnp.where(beams.filler, 0.0, pick(logp, beams.parent, beams.token))
+    return jnp.where(beams.filler, 0.0, read(values, beams.parent, beams.token))
 
 
 def _where_rows(rows: Bool[Array, " B"], a: Array, b: Array) -> Array:

@@ -56,7 +56,6 @@ def check_rule(
             shortest=shortest,
             samples=samples,
             penalty=penalty is not None,
-            own_warp=draft_warp is not None,
             trees=all(lm.model.trees for lm in models),
         )
     )
@@ -82,9 +81,7 @@ def check_banned(
     Raises:
       ValueError: not ids of the vocabulary, or no token that could come is left.
     """
-    ids = np.atleast_1d(np.asarray([] if banned_ids is None else banned_ids))
-    if ids.size and ids.dtype.kind not in "iu":
-        raise ValueError(f"banned_ids={banned_ids!r} must be a list of token ids")
+    ids = _as_ids(banned_ids, f"banned_ids={banned_ids!r} must be a list of token ids")
     for i in ids:
         if not 0 <= i < vocab:
             raise ValueError(f"banned_ids holds {i}, outside [0, {vocab - 1}]")
@@ -99,6 +96,21 @@ def check_banned(
     if not gone:
         return None
     return jnp.asarray(np.isin(np.arange(vocab), ids))
+
+
+def _as_ids(ids: int | Sequence[int] | None, message: str) -> np.ndarray:
+    """Return ids as an array [n].
+
+    Raises:
+      ValueError: with this message, where they are no integers or no flat list.
+    """
+    try:
+        found = np.atleast_1d(np.asarray([] if ids is None else ids))
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(message) from error
+    if found.ndim > 1 or (found.size and found.dtype.kind not in "iu"):
+        raise ValueError(message)
+    return found
 
 
 def check_seeds(seed: int | Sequence[int], row_ids, rows: int, samples: int) -> tuple:
@@ -125,6 +137,9 @@ def check_seeds(seed: int | Sequence[int], row_ids, rows: int, samples: int) -> 
             raise ValueError(
                 f"row_ids has shape {ids.shape}, not one id for each of {rows * samples} rows"
             )
+        for i in ids:
+            if not -(2**31) <= i < 2**31:
+                raise ValueError(f"row_ids holds {i}: give ids in [-2^31, 2^31 - 1]")
     elif seeds.ndim == 1:
         ids = np.tile(np.arange(samples), rows)
     else:
@@ -170,9 +185,7 @@ def check_ends(eos_id: int | Sequence[int] | None, vocab: int) -> np.ndarray:
     Raises:
       ValueError: not integers, or outside the vocabulary.
     """
-    ends = np.atleast_1d(np.asarray([] if eos_id is None else eos_id))
-    if ends.size and ends.dtype.kind not in "iu":
-        raise ValueError(f"eos_id={eos_id!r} must be a token id or a list of them")
+    ends = _as_ids(eos_id, f"eos_id={eos_id!r} must be a token id or a list of them")
     for end in ends:
         if not 0 <= end < vocab:
             raise ValueError(f"eos_id={end} is outside [0, {vocab - 1}]: give the model's own end")

@@ -10,7 +10,7 @@ from mtad_jax import keys as rng
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED, Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import Verdict
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, node_logp, path_sum, path_to, pick, take
+from mtad_jax.tree import Draft, node_logp, path_sum, path_to, pick, pick_logp, take
 from mtad_jax.types import Array, Float, Int
 
 
@@ -56,7 +56,7 @@ def commit(
     ending = _ending(draft, verdict.leaf, at_end, length >= state.limit)
     trace = Trace(
         logp=pick(logp, after, block),
-        logp_raw=pick(logits, after, block) - take(jax.nn.logsumexp(logits, axis=-1), after),
+        logp_raw=pick_logp(logits, after, block),
         round=jnp.broadcast_to(state.rounds, block.shape),
         place=jnp.where(place < count[:, None], place + 1, 0),
         candidate=jnp.where(first, jnp.minimum(draft.length, room)[:, None], 0),

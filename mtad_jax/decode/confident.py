@@ -54,6 +54,11 @@ class ConfidentChain:
         return True
 
     @property
+    def candidate(self) -> bool:
+        """It is one."""
+        return True
+
+    @property
     def drawn(self) -> bool:
         """Yes: where it stops depends on the text before alone."""
         return True
@@ -80,7 +85,7 @@ class ConfidentChain:
             valid=jnp.zeros((batch, self.depth), bool),
             dists=jnp.zeros((batch, self.depth, vocab), jnp.float32),
             reference=jnp.zeros((batch, self.depth + 1), jnp.float32),
-            alive=jnp.ones((batch,), bool),
+            alive=~state.done,  # rows that are done must not keep the draft model running
         )
         grown = self._draw(grown, logits, past, 0, state, controls)
 

@@ -51,7 +51,7 @@ class DraftVerify:
     @property
     def bound(self) -> Float[Array, ""] | None:
         """The verifier's promise of every accepted block's log-ratio, if it gives one."""
-        return getattr(self.verifier, "bound", None)
+        return self.verifier.bound
 
     def check(self, request: Request) -> None:
         """Raise ValueError on settings out of range."""

@@ -1,6 +1,7 @@
 """Where candidates come from: nothing, a chain sampled from the draft, or its beams."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from mtad_jax.decode.strategy import Request
 from mtad_jax.models.base import BoundLM
 from mtad_jax.tree import Draft, take
 from mtad_jax.types import Array, Bool, Float, Int
+
+_DEEPEST = 512  # so that keys of a round's steps stay apart (`keys.round_keys`: below 1024)
 
 
 @struct.dataclass
@@ -38,6 +41,11 @@ class NoDraft:
     @property
     def chain(self) -> bool:
         """Trivially."""
+        return True
+
+    @property
+    def candidate(self) -> bool:
+        """It is one, of no tokens."""
         return True
 
     @property
@@ -88,6 +96,11 @@ class Chain:
     @property
     def chain(self) -> bool:
         """Yes."""
+        return True
+
+    @property
+    def candidate(self) -> bool:
+        """It is one."""
         return True
 
     @property
@@ -169,6 +182,11 @@ class Beam:
     def chain(self) -> bool:
         """x* alone is one."""
         return self.keep == "best"
+
+    @property
+    def candidate(self) -> bool:
+        """X*, of the whole lattice too."""
+        return True
 
     @property
     def drawn(self) -> bool:
@@ -294,14 +312,24 @@ def _text_length(levels: list[Beams], places: list[Int[Array, " B"]]) -> Int[Arr
     return sum(~take(b.filler, i) for b, i in zip(levels, places, strict=True))  # type: ignore
 
 
+def check_whole(name: str, value: int) -> None:
+    """Raise ValueError on a setting that is no integer: it is a size of arrays."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be a whole number: write it as an integer")
+
+
 def check_depth(depth: int) -> None:
-    """Raise ValueError on a depth below 1."""
+    """Raise ValueError on a depth out of range."""
+    check_whole("depth", depth)
     if depth < 1:
         raise ValueError(f"depth={depth} must be >= 1: draft at least one token a round")
+    if depth > _DEEPEST:
+        raise ValueError(f"depth={depth} must be <= {_DEEPEST}: lower depth")
 
 
 def check_width(width: int, vocab: int, top_k: int) -> None:
     """Raise ValueError on a width below 1 or above the tokens that the warp keeps."""
+    check_whole("width", width)
     most = min(vocab, top_k) if top_k else vocab
     if not 1 <= width <= most:
         name = f"top_k={top_k}" if top_k and top_k < vocab else f"vocabulary={vocab}"

@@ -9,7 +9,13 @@ from flax import struct
 
 from mtad_jax import keys as rng
 from mtad_jax.decode.beams import grow_beams
-from mtad_jax.decode.drafters import check_depth, check_trees, last_logits, lattice_draft
+from mtad_jax.decode.drafters import (
+    check_depth,
+    check_trees,
+    check_whole,
+    last_logits,
+    lattice_draft,
+)
 from mtad_jax.decode.pairs import dynamic_width, pair_law, passing_draws
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Drafter, Request, Verdict
@@ -59,6 +65,11 @@ class PairDraws:
         return False
 
     @property
+    def candidate(self) -> bool:
+        """No: each node has its own log q(path)."""
+        return False
+
+    @property
     def drawn(self) -> bool:
         """No: nodes are drawn from the joint of all beams, not from q at their parent."""
         return False
@@ -66,6 +77,7 @@ class PairDraws:
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or width below 1, or a model that runs chains only."""
         check_depth(self.depth)
+        check_whole("width", self.width)
         if self.width < 1:
             raise ValueError(f"width={self.width} must be >= 1: draw at least one beam")
         check_trees(request)
@@ -95,7 +107,7 @@ class DynamicWidth:
 
     Live beams have weights w_b, at the root one beam of weight 1; P(b, v) = w_b p(v | b) over
     them, Q(b, v) the draft's law of the depth, 0 for dead parents and not renormalised. n* is the
-    largest n that passes with probability >= `threshold`, at least 1. From R = P on, in draw
+    largest n that passes with probability >= `accept`, at least 1. From R = P on, in draw
     order: a dead parent is rejected, any other draw accepted iff u < R/Q; after an acceptance
     R = P, after a rejection R = norm(max(0, R - Q)). Once n* have passed they are the live beams,
     weights in proportion to P, and the next depth is tested. Otherwise n* slots are filled: those
@@ -103,32 +115,38 @@ class DynamicWidth:
     largest P is emitted (ties: the first): its parent's path is accepted, its token follows.
 
     This is the variant that restarts each round from one text; the paper's full form keeps all
-    slots as beams of the next round. With W = 1 it is speculative sampling.
+    slots as beams of the next round. With W = 1 it is speculative sampling, but `lossless` is False
+    for every width: it is asked of the rule, which does not know its draft's width.
 
-    Draws: the test of draw w (from 0) at depth d (from 1) is [d - 1, w] of `uniform(keys, (K, W))`,
-    `keys` the verifier's. Slot i (from 0; slots that passed take theirs unused) is drawn with row i
-    of Gumbel noise (W, W, V) (slot, beam of the depth above, token; at the root beam 0 only) from
-    `fold(keys, 1)`.
+    Draws: the test of draw w (from 0) at depth d (from 1) is [d - 1, w] of
+    `uniform(fold(keys, 0), (K, W))`, `keys` the verifier's. Slot i (from 0; slots that passed take
+    theirs unused) is drawn with row i of Gumbel noise (W, W, V) (slot, beam of the depth above,
+    token; at the root beam 0 only) from `fold(keys, 1)`.
 
     Source: DSBD, arXiv 2409.16560. Its public code subtracts q twice a rejection in the estimate
     of the width.
 
     Attributes:
-      threshold: least probability that n* draws pass, in [0, 1]; traced.
+      accept: least probability that n* draws pass, in [0, 1]; traced.
     """
 
-    threshold: float | Float[Array, ""]
+    accept: float | Float[Array, ""]
 
     @property
     def lossless(self) -> bool:
         """No: the likeliest slot is emitted."""
         return False
 
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
+
     def check(self, drafter: Drafter, request: Request) -> None:
-        """Raise ValueError on a threshold that is no probability, or another draft."""
-        if not 0.0 <= float(self.threshold) <= 1.0:
+        """Raise ValueError on an `accept` that is no probability, or another draft."""
+        if not 0.0 <= float(self.accept) <= 1.0:
             raise ValueError(
-                f"threshold={float(self.threshold)} must be in [0, 1]: it is a probability (1 "
+                f"accept={float(self.accept)} must be in [0, 1]: it is a probability (1 "
                 "tests one beam a depth but where all draws surely pass)"
             )
         if not isinstance(drafter, PairDraws):
@@ -146,7 +164,7 @@ class DynamicWidth:
         """Judge a draft; see `Verifier.verify`."""
         assert draft.logq is not None
         width, batch = draft.depth.count(1), logp.shape[0]
-        u = rng.uniform(keys, (draft.max_depth, width))
+        u = rng.uniform(rng.fold(keys, 0), (draft.max_depth, width))
         ended = draft.filler | (draft.valid & controls.is_end(draft.tokens))
         token = jnp.where(draft.filler, 0, draft.tokens)
         weight = jnp.ones((batch, 1), jnp.float32)
@@ -156,7 +174,7 @@ class DynamicWidth:
             share = jax.nn.softmax(draft.reference[:, above], axis=-1)
             p = pair_law(weight, logp[:, above], ended[:, above])
             q = pair_law(jnp.where(weight > 0, share, 0.0), draft.logq[:, above], ended[:, above])
-            wanted = dynamic_width(p, q, width, self.threshold)
+            wanted = dynamic_width(p, q, width, self.accept)
             drawn = draft.parent[:, below] - above.start, token[:, below]
             passed, rest = passing_draws(p, q, drawn, u[:, step], wanted)
             value = jnp.where(passed, pick(p, *drawn), 0.0)

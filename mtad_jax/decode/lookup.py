@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.drafters import chain_draft, check_depth
+from mtad_jax.decode.drafters import chain_draft, check_depth, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Request
 from mtad_jax.models.base import BoundLM
@@ -52,6 +52,11 @@ class Lookup:
         return True
 
     @property
+    def candidate(self) -> bool:
+        """It is one."""
+        return True
+
+    @property
     def drawn(self) -> bool:
         """Yes, from a point mass."""
         return True
@@ -59,6 +64,7 @@ class Lookup:
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or an n-gram out of range."""
         check_depth(self.depth)
+        check_whole("ngram", self.ngram)
         if self.ngram < 1:
             raise ValueError(f"ngram={self.ngram} must be >= 1: look for at least one token")
         if self.ngram > request.shortest:

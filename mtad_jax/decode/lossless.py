@@ -37,6 +37,11 @@ class Rejection:
         """At leniency 1."""
         return float(self.leniency) == 1
 
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
+
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on a leniency out of range, or a draft that is no chain from q."""
         leniency = float(self.leniency)
@@ -82,6 +87,11 @@ class BlockVerification:
     def lossless(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on a draft that is no chain from q."""
@@ -140,6 +150,11 @@ class TreeRejection:
     def lossless(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on a draft not drawn from q, or drawn in the other way."""
@@ -228,6 +243,11 @@ class SpecTr:
     def lossless(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on an unknown rho, or a draft that is not n chains from q."""

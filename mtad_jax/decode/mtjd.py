@@ -9,11 +9,11 @@ from flax import struct
 
 from mtad_jax.decode.beams import Lattice, grow_beams
 from mtad_jax.decode.commit import write_block
-from mtad_jax.decode.drafters import check_depth, check_draw, check_trees
+from mtad_jax.decode.drafters import check_depth, check_draw, check_trees, check_whole
 from mtad_jax.decode.state import DEPTH, END, LENGTH, Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import UNKNOWN, Request, check_draws
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import pick, take
+from mtad_jax.tree import pick, pick_logp, take
 from mtad_jax.types import Array, Int
 
 _MOST_BLOCKS = 4096  # that are enumerated, V^K
@@ -85,6 +85,7 @@ class MTJD:
     def check(self, request: Request) -> None:
         """Raise ValueError on settings out of range."""
         check_depth(self.block)
+        check_whole("width", self.width)
         check_draw(self.draw, ("exact", "search", "sample"))
         if self.block > 1:
             check_trees(request)
@@ -95,9 +96,11 @@ class MTJD:
             return
         kept = min(request.top_k or request.vocab, request.vocab)
         if not 1 <= self.width <= kept**self.block:
+            most = kept**self.block
+            number = f"{most} = " if most < 10**20 else ""  # nobody reads hundreds of digits
             raise ValueError(
-                f"width={self.width} must be between 1 and {kept**self.block} = the blocks of "
-                f"{self.block} out of {kept} tokens: keep at least one beam, and no more than that"
+                f"width={self.width} must be between 1 and {number}the blocks of {self.block} out "
+                f"of {kept} tokens: keep at least one beam, and no more than that"
             )
 
     def _check_exact(self, request: Request) -> None:
@@ -159,9 +162,9 @@ def _commit(
     tokens = along(lambda d, place: take(levels[d].token, place))
     text = along(lambda d, place: ~take(levels[d].filler, place))
 
-    def chosen(values: list[Array]) -> Array:
+    def chosen(values: list[Array], read=pick) -> Array:
         picked = [
-            pick(value, parent[d][:, None], tokens[:, d : d + 1])[:, 0]
+            read(value, parent[d][:, None], tokens[:, d : d + 1])[:, 0]
             for d, value in enumerate(values)
         ]
         return jnp.stack(picked, axis=1)
@@ -175,7 +178,7 @@ def _commit(
     zero = jnp.zeros_like(tokens)
     trace = Trace(
         logp=chosen(lattice.logp),
-        logp_raw=chosen([jax.nn.log_softmax(logits) for logits in lattice.logits]),
+        logp_raw=chosen(lattice.logits, pick_logp),
         round=jnp.broadcast_to(state.rounds + place, tokens.shape),
         place=zero,
         candidate=zero,

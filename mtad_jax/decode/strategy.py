@@ -23,7 +23,6 @@ class Request:
       shortest: tokens of the shortest prompt.
       samples: texts for each prompt.
       penalty: whether a repetition penalty is asked for.
-      own_warp: whether the draft is to be warped in another way than the target.
       trees: whether both models can run trees of tokens.
     """
 
@@ -33,7 +32,6 @@ class Request:
     shortest: int = UNKNOWN
     samples: int = 1
     penalty: bool = False
-    own_warp: bool = False
     trees: bool = True
 
 
@@ -100,6 +98,11 @@ class Drafter(Protocol):
         ...
 
     @property
+    def candidate(self) -> bool:
+        """Whether `Draft.reference` is that of one candidate x*; a chain is its own."""
+        ...
+
+    @property
     def drawn(self) -> bool:
         """Whether each node is drawn from q at its parent (`Draft.logq`), siblings in draw order.
 
@@ -128,6 +131,11 @@ class Verifier(Protocol):
     @property
     def lossless(self) -> bool:
         """Whether the text has the law of sampling from the warped target; on the host only."""
+        ...
+
+    @property
+    def bound(self) -> Float[Array, ""] | None:
+        """What the log-ratio of every accepted block is above (log tau); None: nothing promised."""
         ...
 
     def check(self, drafter: Drafter, request: Request) -> None:

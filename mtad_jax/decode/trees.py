@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from mtad_jax import keys as rng
-from mtad_jax.decode.drafters import check_trees, last_logits
+from mtad_jax.decode.drafters import check_trees, check_whole, last_logits
 from mtad_jax.decode.law import extend, history, law
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Request
@@ -72,6 +72,11 @@ class Tree:
         return False
 
     @property
+    def candidate(self) -> bool:
+        """No: each node has its own log q(path)."""
+        return False
+
+    @property
     def drawn(self) -> bool:
         """Yes."""
         return True
@@ -81,6 +86,10 @@ class Tree:
         name = f"branching={self.branching}"
         if not self.branching:
             raise ValueError(f"{name} must have at least one level, such as (4, 2, 2)")
+        for count in self.branching:
+            check_whole("branching", count)
+        if set(self.branching[1:]) <= {1}:
+            name += " (chains or width of its recipe)"
         if min(self.branching) < 1:
             raise ValueError(f"{name} must be >= 1 at every level: raise its smallest factor")
         most, bound = request.vocab, f"vocabulary={request.vocab}"

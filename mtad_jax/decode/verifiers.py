@@ -19,6 +19,11 @@ class Ancestral:
         """Yes, by definition."""
         return True
 
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
+
     def check(self, drafter: Drafter, request: Request) -> None:
         """Nothing can be out of range."""
 
@@ -36,12 +41,21 @@ class Ancestral:
 
 @struct.dataclass
 class Argmax:
-    """Accepts nothing and takes the likeliest next token: greedy decoding."""
+    """Accepts nothing and takes the likeliest next token: greedy decoding.
+
+    Temperature and cuts keep the likeliest token the likeliest: they do not change which is taken,
+    only the log-probabilities that are reported. Penalty, bans and minimum length do.
+    """
 
     @property
     def lossless(self) -> bool:
         """No: it takes the likeliest token."""
         return False
+
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError where several samples are asked for."""
@@ -92,10 +106,10 @@ class JointThreshold:
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on tau at or below 0, or a draft without a candidate x*."""
         _check_tau(self.tau)
-        if drafter.drawn and not drafter.chain:
+        if not drafter.candidate:
             raise ValueError(
-                f"drafter={type(drafter).__name__}: a tree drawn from q has no candidate x* to "
-                "compare with: draft with Beam or Chain"
+                f"drafter={type(drafter).__name__}: the joint threshold compares all paths with "
+                "one candidate x*, which this draft does not have: draft with Beam or Chain"
             )
 
     def verify(
@@ -136,6 +150,11 @@ class Threshold:
     def lossless(self) -> bool:
         """No: a fixed threshold is no test of chance."""
         return False
+
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on tau at or below 0, or a draft that is no chain."""
@@ -178,6 +197,11 @@ class Typical:
     def lossless(self) -> bool:
         """No: it asks whether a token is likely enough."""
         return False
+
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on epsilon or alpha out of range."""
@@ -228,8 +252,16 @@ class Rollback:
         """No: a token that is likely enough stays."""
         return False
 
+    @property
+    def bound(self) -> None:
+        """Nothing is promised."""
+        return None
+
     def check(self, drafter: Drafter, request: Request) -> None:
-        """Raise ValueError on a negative rollback, a repetition penalty, or a draft not a chain."""
+        """Raise ValueError on a negative rollback, a repetition penalty, or another draft.
+
+        It must be a chain, and of a draft model.
+        """
         rollback = float(self.rollback)
         if not rollback >= 0:
             raise ValueError(f"rollback={rollback} must be >= 0 nats (BiLD uses 5)")
@@ -239,6 +271,12 @@ class Rollback:
                 "touch: use speculative or block"
             )
         check_chain(drafter, "BiLD")
+        if not drafter.needs_draft:
+            # Raw probabilities would not cut the banned tokens and early ends that it may hold.
+            raise ValueError(
+                f"drafter={type(drafter).__name__}: BiLD judges by raw probabilities, so its draft "
+                "must itself obey bans and minimum length: draft with ConfidentChain or Chain"
+            )
 
     def verify(
         self,

@@ -66,7 +66,7 @@ def pair_noise(depth: int, width: int, vocab: int):
             shape = (width, width if d else 1, vocab)
             levels.append(rng.gumbel(rng.round_keys(keys, length, rng.DRAFT, d), shape))
         tests = rng.round_keys(keys, length, rng.ACCEPT)
-        uniforms = rng.uniform(tests, (depth, width))
+        uniforms = rng.uniform(rng.fold(tests, 0), (depth, width))
         return levels, uniforms, rng.gumbel(rng.fold(tests, 1), (width, width, vocab))
 
     return draw
