@@ -18,6 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
     # what the target will accept.
     c.cross_entropy = 0.0
     c.distill = 1.0
-    c.phases = ((1750, 8, 256), (250, 4, 512))
-    c.rates = ((0, 0.0), (100, 5e-3), (800, 5e-3), (2000, 5e-5))
+    # Two stages, as the target: docs/training.md.
+    c.phases = ((1000, 8, 256), (150, 4, 512), (1500, 8, 256), (150, 4, 512))
+    c.rates = (
+        (0, 0.0), (100, 5e-3), (450, 5e-3), (1150, 5e-5), (1200, 5e-3), (1800, 5e-3), (2800, 5e-5)
+    )  # fmt: skip
     return c

@@ -24,8 +24,11 @@ def get_config() -> ml_collections.ConfigDict:
     )
     # Long windows last: attention over them costs more, and a short phase of them is enough to
     # keep the quality past 256 positions.
-    c.phases = ((2400, 8, 256), (300, 4, 512))
-    c.rates = ((0, 0.0), (150, 2e-3), (1250, 2e-3), (2700, 2e-5))
+    # The shipped run was annealed at 2700 steps, then warmed up again on a mix with more SQL.
+    c.phases = ((2400, 8, 256), (300, 4, 512), (2600, 8, 256), (200, 4, 512))
+    c.rates = (
+        (0, 0.0), (150, 2e-3), (1250, 2e-3), (2700, 2e-5), (2800, 2e-3), (4500, 2e-3), (5500, 2e-5)
+    )  # fmt: skip
     c.weight_decay = 0.1
     c.clip = 1.0
     c.cross_entropy = 1.0
