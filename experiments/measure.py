@@ -15,8 +15,6 @@ from mtad_jax.decode.strategy import Strategy
 from mtad_jax.pipeline import Pipeline
 from mtad_jax.warp import Warp
 
-_ALL_ROUNDS = np.int32(2**31 - 1)
-
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -119,12 +117,11 @@ class Bench:
             slots=bucket(longest + self.max_new_tokens + scratch),
         )
         call = dataclasses.replace(call, prompt_width=bucket(longest))
-        # Committed, as the states that the loop gives back are: one program for both calls.
-        state = jax.block_until_ready(jax.device_put(call.state, jax.devices()[0]))
+        state = jax.block_until_ready(call.state)
         begin = time.perf_counter()
-        state = jax.block_until_ready(call.advance(state, np.int32(0)))
+        state = jax.block_until_ready(call.advance(state, 0))
         ready = time.perf_counter()
-        state = jax.block_until_ready(call.advance(state, _ALL_ROUNDS))
+        state = jax.block_until_ready(call.advance(state))
         end = time.perf_counter()
         result = call.result(state)
         stats, count = result.stats(), int(result.length[0])

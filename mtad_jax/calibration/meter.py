@@ -21,7 +21,6 @@ from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
 from mtad_jax.warp import Warp, warped_logp
 
-_ALL_ROUNDS = np.int32(2**31 - 1)
 _STEPS, _TIMINGS = 16, 9  # of a model call: how many in a row, and how often that is timed
 
 
@@ -171,13 +170,9 @@ class EngineMeter:
         """Decode one group of prompts; prefill is not timed."""
         call = self._call(strategy, group, seed)
         self._decoded.add(jax.tree.structure(strategy))  # traced settings share a program
-        leaf, state = jax.tree.leaves(self._target.params)[0], call.state
-        if len(leaf.devices()) == 1:
-            # Committed, as the states that the loop gives back are: one program for both calls.
-            state = jax.device_put(state, leaf.sharding)
-        state = jax.block_until_ready(call.advance(state, np.int32(0)))
+        state = jax.block_until_ready(call.advance(call.state, 0))
         begin = self.clock()
-        state = jax.block_until_ready(call.advance(state, _ALL_ROUNDS))
+        state = jax.block_until_ready(call.advance(state))
         seconds = self.clock() - begin
         result = call.result(state)
         stats, length = result.stats(), np.asarray(result.length)

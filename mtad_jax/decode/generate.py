@@ -9,15 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax.decode import checks
-from mtad_jax.decode.loop import bucket, empty_state, result_of, run
+from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, result_of, run
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
-
-_ALL = np.int32(2**31 - 1)
 
 
 def generate(
@@ -50,7 +48,7 @@ def generate(
         compiled.
     """
     call = prepare(target, prompt_ids, prompt_length, strategy=strategy, draft=draft, **settings)
-    return call.result(call.advance(call.state, _ALL))
+    return call.result(call.advance(call.state))
 
 
 def stream(
@@ -80,7 +78,7 @@ def stream(
 def _stream(call: "Call", rounds: int) -> Iterator[DecodeResult]:
     state, done = call.state, False
     while not done:
-        state = call.advance(state, np.int32(rounds))
+        state = call.advance(state, rounds)
         done = bool(jnp.all(state.done))
         yield call.result(state)
 
@@ -98,10 +96,10 @@ class Call:
     prompt_width: int
     max_new_tokens: int
 
-    def advance(self, state: DecodeState, rounds: np.int32) -> DecodeState:
+    def advance(self, state: DecodeState, rounds: int = ALL_ROUNDS) -> DecodeState:
         """Prefill if that is still to do and run at most `rounds` rounds; donates the state."""
         return run(
-            self.target, self.draft, self.strategy, self.controls, state, rounds,
+            self.target, self.draft, self.strategy, self.controls, state, np.int32(rounds),
             prompt_width=self.prompt_width,
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
 
+ALL_ROUNDS = 2**31 - 1  # more than any text needs
 _CHUNK = 512  # prompt tokens run at once: bounds prefill's temporaries at long context
 
 
