@@ -18,17 +18,21 @@ from absl import flags
 from tqdm import tqdm
 
 import mtad_jax
+from experiments import generate
 from experiments.benchmark_tasks import make_tasks
 from experiments.prompts import Prompt, encode_prompts, read_prompts
 from experiments.settings import (
-    TEMPERATURE,
-    TOP_K,
-    TOP_P,
     check_models,
+    define_control_flags,
+    define_draft_warp_flags,
     define_model_flags,
     define_warp_flags,
+    first_draft_warp_flag,
     load_models,
+    read_controls,
+    read_draft_warp,
     read_warp,
+    setting_flags,
 )
 from mtad_jax import cli, recipes
 from mtad_jax.atomic import new_file
@@ -38,17 +42,17 @@ from mtad_jax.calibration.report import Calibration
 from mtad_jax.pipeline import Pipeline
 
 _BUILT_IN = 16  # prompts, half story openings and half questions about databases
-_WARP = {"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P, "min_p": 0.0}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the program's flags."""
     define_model_flags(values)
     define_warp_flags(values)
+    define_draft_warp_flags(values)
+    define_control_flags(values, max_new_tokens=64)
     number, real, text = flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_string
     text("prompts", None, "JSON lines with `prompt` or `prompt_ids`. Default: built-in prompts.",
          flag_values=values)  # fmt: skip
-    number("max_new_tokens", 64, "Most tokens a prompt gets.", flag_values=values)
     number("batch_size", 1, "Prompts decoded together, as later in use.", flag_values=values)
     text("floor", "lossless", "Least quality: lossless; the highest perplexity allowed, as a "
          "multiple of plain decoding's, such as 1.0; or none.", flag_values=values)  # fmt: skip
@@ -67,11 +71,13 @@ def calibrate(values: flags.FlagValues) -> None:
       OSError: a file cannot be read or written.
     """
     floor = read_floor(values.floor)
-    warp = read_warp(values)
+    settings = _read_settings(values)
     check_models(values, values.draft is not None)
     _check_output(values)
-    given = None if values.prompts is None else read_prompts(values.prompts)
+    given = None if values.prompts is None else _read_prompts(values.prompts)
     pipe = load_models(values)
+    if settings["eos_id"] is None:
+        settings["eos_id"] = pipe.target.eos_ids
     ids, length = _prompts(pipe, given, values.max_new_tokens)
     with tqdm(bar_format="{desc} [{elapsed}]", disable=not values.progress, leave=False) as bar:
         found = mtad_jax.calibrate(
@@ -84,9 +90,7 @@ def calibrate(values: flags.FlagValues) -> None:
             budget_s=values.budget_s,
             batch_size=values.batch_size,
             progress=bar.set_description_str,
-            warp=warp,
-            max_new_tokens=values.max_new_tokens,
-            eos_id=pipe.target.eos_ids,
+            **settings,
         )
     command = command_line(found, values)
     print(f"{found}\n\n{command}")
@@ -114,15 +118,19 @@ def read_floor(text: str) -> Floor:
 
 
 def command_line(found: Calibration, values: flags.FlagValues) -> str:
-    """Return the command that continues a prompt as was found best."""
+    """Return the command that decodes as was found best: all that differs from its defaults."""
     words = ["python -m experiments.generate", f"--strategy={found.name}"]
     words += [f"--{name}={shown(value)}" for name, value in found.settings.items()]
-    models = ["target", "draft"] if found.choice.needs_draft else ["target"]
-    for name in (*models, *_WARP):
-        value = values[name].value
-        if value is not None and value != _WARP.get(name):
-            words.append(f"--{name}={shlex.quote(str(value))}")
-    return " ".join([*words, '--prompt="..."'])
+    theirs = flags.FlagValues()
+    generate.define_flags(theirs)
+    for name in (*setting_flags(), "batch_size"):
+        without = name.startswith("draft") and not found.choice.needs_draft
+        if name in values and not without and values[name].value != theirs[name].value:
+            words.append(shlex.quote(values[name].serialize()))
+    if values.batch_size == 1:
+        return " ".join([*words, '--prompt="..."'])
+    prompts = "IN.jsonl" if values.prompts is None else shlex.quote(values.prompts)
+    return " ".join([*words, f"--prompts={prompts} --output=OUT.jsonl"])
 
 
 def as_json(found: Calibration, command: str) -> dict[str, Any]:
@@ -153,6 +161,39 @@ def as_json(found: Calibration, command: str) -> dict[str, Any]:
     }
 
 
+def _read_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """Return the settings of the texts, as `mtad_jax.calibrate` takes them.
+
+    Raises:
+      ValueError: flags contradict each other, or a value is out of range.
+    """
+    settings = read_controls(values)
+    warp = read_warp(values)
+    draft_warp = read_draft_warp(values, warp)
+    if draft_warp is not None and values.target is not None and values.draft is None:
+        raise ValueError(
+            f"{first_draft_warp_flag(values)} means nothing without a draft model: leave it out or "
+            "give --draft=DIR"
+        )
+    return settings | {"warp": warp, "draft_warp": draft_warp}
+
+
+def _read_prompts(path: str) -> list[Prompt]:
+    """Read the prompts' file.
+
+    Raises:
+      ValueError: as `read_prompts`; a row has a seed.
+    """
+    prompts = read_prompts(path)
+    for prompt in prompts:
+        if prompt.seed is not None:
+            raise ValueError(
+                f"{prompt.source}: seed={prompt.seed}: a calibration draws every text several "
+                "times, with seeds of its own: leave it out"
+            )
+    return prompts
+
+
 def _check_output(values: flags.FlagValues) -> None:
     """Raise ValueError where the output may not be written; before any work."""
     if values.output is None:
@@ -167,7 +208,7 @@ def _check_output(values: flags.FlagValues) -> None:
 
 def _prompts(
     pipe: Pipeline, given: list[Prompt] | None, max_new_tokens: int
-) -> tuple[np.ndarray, list[int]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the prompts' ids, padded on the right, and their lengths."""
     if given is None:
         if pipe.target.tokenizer is None:
@@ -179,10 +220,7 @@ def _prompts(
         given = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
     strategy = recipes.sample()
     ids = encode_prompts(pipe, given, strategy=strategy, max_new_tokens=max_new_tokens)
-    padded = np.zeros((len(ids), max(map(len, ids))), np.int32)
-    for row, prompt in zip(padded, ids, strict=True):
-        row[: len(prompt)] = prompt
-    return padded, [len(prompt) for prompt in ids]
+    return pipe.padded(ids)
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The calibration program: what it prints, writes and refuses; measuring itself is replaced."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mtad_jax.atomic import new_file
 from mtad_jax.calibration.candidates import Candidate, default_candidates
 from mtad_jax.calibration.decide import Interval
 from mtad_jax.calibration.report import Calibration, Row
+from mtad_jax.warp import Warp
 
 CHOICE = Candidate.of("mmtad", depth=3, width=2)
 ROWS = (
@@ -71,12 +73,13 @@ def test_the_choice_is_printed_and_written(pair, prompts, seen, tmp_path, capsys
     (target, draft, ids, length), settings = seen[0]
     assert target.vocab_size == draft.vocab_size == 40
     np.testing.assert_array_equal(ids, [[1, 5, 6], [1, 0, 0]])
-    assert length == [3, 1]
+    assert length.tolist() == [3, 1]
     assert (settings["floor"], settings["batch_size"], settings["warp"].top_k) == (1.0, 2, 5)
     assert settings["eos_id"] == (2,)
     command = (
         "python -m experiments.generate --strategy=mmtad --depth=3 --width=2 "
-        f'--target={pair[0]} --draft={pair[1]} --top_k=5 --prompt="..."'
+        f"--target={pair[0]} --draft={pair[1]} --top_k=5 --max_new_tokens=64 --batch_size=2 "
+        f"--prompts={prompts} --output=OUT.jsonl"
     )
     shown = capsys.readouterr()
     assert shown.out.endswith(command + "\n") and shown.err == ""
@@ -97,8 +100,8 @@ def test_the_choice_is_printed_and_written(pair, prompts, seen, tmp_path, capsys
 def test_rules_without_a_draft_are_called_without_one():
     values = values_of("--target=t", "--draft=d", "--temperature=0.7")
     lookup = found_of(Candidate.of("lookup", depth=4, ngram=3))
-    want = "--strategy=lookup --depth=4 --ngram=3 --target=t --temperature=0.7 --prompt="
-    assert want in program.command_line(lookup, values)
+    want = "--strategy=lookup --depth=4 --ngram=3 --target=t --temperature=0.7 --max_new_tokens=64"
+    assert f"{want} --prompt=" in program.command_line(lookup, values)
 
 
 @pytest.mark.parametrize("candidate", default_candidates(draft=True), ids=lambda c: c.label)
@@ -108,6 +111,41 @@ def test_the_command_line_means_the_choice(candidate):
     line = program.command_line(found_of(candidate), values_of())
     values(line.split()[2:])
     assert read_settings(values).strategy == candidate.strategy
+
+
+CONTROLS = (
+    "--temperature=0.7", "--min_p=0.1", "--draft_temperature=0.9", "--draft_top_k=20",
+    "--max_new_tokens=48", "--min_new_tokens=3", "--banned_ids=5,17", "--repetition_penalty=1.2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", ["--eos_id=2,7", None, "--ignore_eos"])
+def test_the_command_line_decodes_as_was_measured(pair, prompts, seen, ends):
+    controls = [c for c in CONTROLS if ends != "--ignore_eos" or "min_new" not in c]
+    controls += [ends] if ends else []
+    args = [f"--target={pair[0]}", f"--draft={pair[1]}", f"--prompts={prompts}", "--batch_size=2"]
+    values = values_of(*args, *controls, "--noprogress")
+    program.calibrate(values)
+    measured = seen[0][1]
+    line = program.command_line(found_of(), values)
+    theirs = flags.FlagValues()
+    generate.define_flags(theirs)
+    theirs(shlex.split(line)[2:])
+    call = read_settings(theirs).call()
+    assert (theirs.target, theirs.draft, theirs.batch_size) == (*map(str, pair), 2)
+    assert call["eos_id"] == (measured["eos_id"] if ends else None)
+    names = ("warp", "draft_warp", "max_new_tokens", "min_new_tokens", "banned_ids")
+    for name in (*names, "repetition_penalty"):
+        assert call[name] == measured[name], name
+    assert measured["eos_id"] == {"--eos_id=2,7": (2, 7), None: (2,)}.get(ends, ())
+    assert measured["draft_warp"] == Warp(0.9, 0.9, 20, min_p=0.1)
+
+
+def test_a_row_with_its_own_seed_is_refused(prompts, seen):
+    prompts.write_text('{"prompt_ids": [1, 5]}\n{"prompt_ids": [1], "seed": 3}\n')
+    with pytest.raises(ValueError, match="line 2: seed=3: a calibration draws .*: leave it out$"):
+        program.calibrate(values_of(f"--prompts={prompts}"))
+    assert not seen
 
 
 def test_an_interrupted_file_leaves_the_old_one(tmp_path):
@@ -131,6 +169,11 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
         (["--overwrite"], "--overwrite needs --output"),
         (["--output=."], "--output is a folder"),
         (["--temperature=-1"], "temperature=-1"),
+        (["--max_new_tokens=0"], "--max_new_tokens=0 must be >= 1"),
+        (["--min_new_tokens=65"], "min_new_tokens=65 > max_new_tokens=64"),
+        (["--eos_id=2", "--ignore_eos"], "--eos_id=2 contradicts --ignore_eos"),
+        (["--draft_top_k=-1"], "the draft's top_k=-1"),
+        (["--target=t", "--draft_top_k=5"], "--draft_top_k=5 means nothing without a draft"),
         (["--prompts=no/such/file"], "no/such/file"),
     ],
 )
