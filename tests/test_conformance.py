@@ -25,12 +25,14 @@ RECIPES = {
     "spectr": recipes.spectr(2, 3),
     "lookup": recipes.lookup(3, 1),
     "threshold": recipes.threshold(2, 2),
+    "threshold-chain": recipes.threshold(2, draft="chain"),
     "typical": recipes.typical(2, 2),
     "typical-chain": recipes.typical(2, draft="chain"),
     "typical-tree": recipes.typical(2, 2, draft="tree"),
     "bild": recipes.bild(3),
     "dsbd": recipes.dsbd(2, 2),
     "mtjd": recipes.mtjd(2, 3),
+    "mtjd-exact": recipes.mtjd(2, draw="exact"),
     "mtjd-sample": recipes.mtjd(2, 2, draw="sample"),
     "mtad": recipes.mtad(3, 3),
     "mtad-sample": recipes.mtad(3, 2, 0.3, "sample"),
@@ -71,7 +73,7 @@ def compiled_in_a_hurry():
 
 
 # Each of these differs from another recipe in its draft only.
-VARIANTS = ("typical-chain", "typical-tree", "mtjd-sample")
+VARIANTS = ("threshold-chain", "typical-chain", "typical-tree", "mtjd-sample", "mtjd-exact")
 
 
 @pytest.mark.parametrize(
