@@ -94,18 +94,13 @@ class DecodeResult:
         as ended by the length, as at `max_new_tokens`.
         """
         kept = self._kept(length)
-        index = np.arange(self.tokens.shape[1])
-        inside = index < kept[:, None]
-        rounds = np.where(inside, np.asarray(self.trace.round), -1)
-        place = np.where(inside, np.asarray(self.trace.place), 0)
-        candidate = np.where(inside, np.asarray(self.trace.candidate), 0)
-        ending = np.where(inside, np.asarray(self.trace.ending), 0)
-        for row, first in self._cut_rounds(kept):
-            ending[row, first] = LENGTH
+        trace = self._cut_trace(kept)
+        inside = np.arange(self.tokens.shape[1]) < kept[:, None]
+        place, ending = trace["place"], trace["ending"]
         return DecodeStats(
-            rounds=1 + rounds.max(axis=1),
+            rounds=1 + np.where(inside, trace["round"], -1).max(axis=1),
             accepted=(place > 0).sum(axis=1),
-            drafted=candidate.sum(axis=1) - self._cut_candidate(kept),
+            drafted=trace["candidate"].sum(axis=1),
             accepted_at=(place[:, :, None] == 1 + np.arange(self.depth)).sum(axis=1),
             endings=(ending[:, :, None] == list(ENDINGS)).sum(axis=1),
         )
@@ -113,25 +108,24 @@ class DecodeResult:
     def blocks(self, length: Int[np.ndarray, " B"] | None = None) -> list[list[Block]]:
         """Return each row's rounds in order, cut like the counters of `stats(length)`."""
         kept = self._kept(length)
-        cut, past = dict(self._cut_rounds(kept)), self._cut_candidate(kept)
+        whole = self._cut_trace(kept)
         rows = []
         for row, n in enumerate(kept):
-            trace = {name: np.asarray(value[row]) for name, value in vars(self.trace).items()}
-            starts = [int(i) for i in np.flatnonzero(trace["ending"][:n])]
-            blocks = []
-            for start, stop in itertools.pairwise([*starts, int(n)]):
-                last = cut.get(row) == start
-                code = LENGTH if last else int(trace["ending"][start])
-                block = Block(
-                    start=start,
-                    tokens=stop - start,
-                    accepted=int((trace["place"][start:stop] > 0).sum()),
-                    candidate=int(trace["candidate"][start]) - last * int(past[row]),
-                    log_ratio=float(trace["log_ratio"][start]),
-                    ending=ENDINGS[code],
-                )
-                blocks.append(block)
-            rows.append(blocks)
+            trace = {name: value[row] for name, value in whole.items()}
+            starts = [int(i) for i in np.flatnonzero(trace["ending"])]
+            rows.append(
+                [
+                    Block(
+                        start=start,
+                        tokens=stop - start,
+                        accepted=int((trace["place"][start:stop] > 0).sum()),
+                        candidate=int(trace["candidate"][start]),
+                        log_ratio=float(trace["log_ratio"][start]),
+                        ending=ENDINGS[int(trace["ending"][start])],
+                    )
+                    for start, stop in itertools.pairwise([*starts, int(n)])
+                ]
+            )
         return rows
 
     def _kept(self, length: Int[np.ndarray, " B"] | None) -> Int[np.ndarray, " B"]:
@@ -139,21 +133,25 @@ class DecodeResult:
         full = np.asarray(self.length)
         return full if length is None else np.minimum(length, full)
 
-    def _cut_rounds(self, kept: Int[np.ndarray, " B"]) -> list[tuple[int, int]]:
-        """Return the rows that the cut goes through a round of, and where that round starts."""
-        cut = []
-        for row, (n, full) in enumerate(zip(kept, np.asarray(self.length), strict=True)):
-            rounds = np.asarray(self.trace.round[row])
-            if 0 < n < full and rounds[n] == rounds[n - 1]:
-                cut.append((row, int(np.argmax(rounds == rounds[n - 1]))))
-        return cut
+    def _cut_trace(self, kept: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """Return the trace on the host, by name, as if each row's limit had been `kept` tokens.
 
-    def _cut_candidate(self, kept: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
-        """Return how many candidate tokens of each row's last round lie past the cut."""
-        past = np.zeros_like(kept)
-        for row, first in self._cut_rounds(kept):
-            past[row] = max(int(self.trace.candidate[row, first]) - (kept[row] - first), 0)
-        return past
+        A round that the cut goes through ends by the length, and its candidate ends at the cut.
+        """
+        trace = {name: np.asarray(value) for name, value in vars(self.trace).items()}
+        cut = np.flatnonzero(kept < np.asarray(self.length)).tolist()
+        if not cut:
+            return trace
+        inside = np.arange(self.tokens.shape[1]) < kept[:, None]
+        rounds = trace["round"]
+        trace = {name: np.where(inside, value, 0) for name, value in trace.items()}
+        for row in cut:
+            n = int(kept[row])
+            if n and rounds[row, n] == rounds[row, n - 1]:
+                start = int(np.argmax(rounds[row] == rounds[row, n - 1]))
+                trace["ending"][row, start] = LENGTH
+                trace["candidate"][row, start] = min(trace["candidate"][row, start], n - start)
+        return trace
 
     def perplexity(self) -> float:
         """exp(-mean over rows of the mean `logp_raw` over the row's tokens): macro average."""
