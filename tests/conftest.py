@@ -1,0 +1,28 @@
+"""Frees compiled programs now and then: the suite makes thousands.
+
+XLA maps memory for each program, Linux allows a process 65,530 maps, and past them the compiler
+dies of a segmentation fault. Programs of one file are of little use to the next.
+"""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+_MAPS = Path("/proc/self/maps")
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Forget a file's programs after its last test."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Forget all programs where they have become too many."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
