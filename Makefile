@@ -29,7 +29,7 @@ lint: $(DEV)  ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-benchmark: $(CORE)  ## Print the table of speeds and qualities (about eight minutes on two cores)
+benchmark: $(CORE)  ## Print the table of speeds and qualities (about four minutes on two cores)
 	@$(BIN)/python -m experiments.benchmark
 
 clean:  ## Remove .venv
