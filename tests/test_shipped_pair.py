@@ -28,11 +28,7 @@ LOSSLESS = {
 def write():
     """Return the mean -log p_raw of each opening's texts, by a rule."""
     pipe = mtad_jax.Pipeline.shipped()
-    ids = [pipe.encode(text) for text in OPENINGS]
-    length = [len(i) for i in ids]
-    prompts = np.zeros((len(ids), max(length)), np.int32)
-    for row, prompt in zip(prompts, ids, strict=True):
-        row[: len(prompt)] = prompt
+    prompts, length = pipe.padded(OPENINGS)
     assert pipe.draft is not None
     draft = pipe.draft.lm
 
@@ -42,7 +38,7 @@ def write():
             max_new_tokens=NEW, samples=SAMPLES, seed=seed,
         )  # fmt: skip
         trace, count = jax.tree.map(np.asarray, (result.trace.logp_raw, result.length))
-        return (-trace.sum(axis=1) / count).reshape(len(ids), SAMPLES).mean(axis=1)
+        return (-trace.sum(axis=1) / count).reshape(len(prompts), SAMPLES).mean(axis=1)
 
     return nats
 
