@@ -1,0 +1,77 @@
+"""Presets against Hugging Face's own config and model classes."""
+
+import math
+
+import pytest
+
+from configs import models
+from mtad_jax import hf, hf_params
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+CLASSES = {"llama": transformers.LlamaConfig, "opt": transformers.OPTConfig}
+PARAMETERS = {
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+    "llama2-70b": 68_976_648_192,
+    "llama3.1-8b": 8_030_261_248,
+    "llama3.1-70b": 70_553_706_496,
+    "llama3.2-1b": 1_235_814_400,
+    "llama3.2-3b": 3_212_749_824,
+    "llama-68m": 68_030_208,
+    "opt-125m": 125_239_296,
+    "opt-350m": 331_196_416,
+    "opt-1.3b": 1_315_758_080,
+    "opt-6.7b": 6_658_473_984,
+    "opt-13b": 12_853_473_280,
+    "opt-30b": 29_974_540_288,
+    "opt-66b": 65_719_701_504,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_shapes_are_those_of_transformers(name):
+    config = models.read(name)
+    model = hf.model_of(config)
+    shapes = hf.shapes_of(model)
+    ours = {
+        rule.key: shapes[path].shape[::-1] if rule.transpose else shapes[path].shape
+        for path, rule in hf_params.key_rules(config, model).items()
+    }
+    theirs = CLASSES[config["model_type"]].from_dict(models.read(name))
+    with torch.device("meta"):  # shapes without weights
+        reference = transformers.AutoModelForCausalLM.from_config(theirs)
+    parameters = dict(reference.named_parameters())  # a tied head is named once
+    assert ours == {key: tuple(parameter.shape) for key, parameter in parameters.items()}
+    assert sum(math.prod(shape) for shape in ours.values()) == PARAMETERS[name]
+    # What the class knows beside shapes (norms, rope, positions) reads the same way back.
+    assert hf.model_of(theirs.to_dict()) == model
+
+
+def test_every_preset_is_here():
+    assert set(models.NAMES) == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_transformers_knows_every_setting(name):
+    """A misspelt setting would be kept as an extra one and change nothing."""
+    config = models.read(name)
+    known = CLASSES[config["model_type"]]().to_dict() | {"rope_theta": 0, "rope_scaling": 0}
+    assert not config.keys() - known.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("llama2-70B", "did you mean llama2-70b? "), ("opt66b", "did you mean opt-66b? "), ("?", "")],
+)
+def test_unknown_name(name, near):
+    with pytest.raises(ValueError) as caught:
+        models.read(name)
+    text = f"no preset {name!r}: {near}use one of llama2-7b, llama2-13b, llama2-70b, llama3.1-8b, "
+    assert str(caught.value).startswith(text)
+
+
+def test_a_preset_cannot_be_changed_through_what_is_read():
+    models.read("llama3.1-8b")["rope_scaling"]["factor"] = 1.0
+    assert models.read("llama3.1-8b")["rope_scaling"]["factor"] == 8.0
