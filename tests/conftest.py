@@ -4,10 +4,15 @@ XLA maps memory for each program, Linux allows a process 65,530 maps, and past t
 dies of a segmentation fault. Programs of one file are of little use to the next.
 """
 
+import os
 from pathlib import Path
 
-import jax
-import pytest
+# Before jax is imported: with the `tpu` extra installed, every process would look for a TPU,
+# complain that there is none, and lock the TPU compiler for all others.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 _MAPS = Path("/proc/self/maps")
 _MOST_MAPS = 20_000
