@@ -24,8 +24,8 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from experiments import measure
-from experiments.output import RowWriter
+from experiments import hosts, measure
+from experiments.output import NoWriter, RowWriter
 from experiments.prompts import Prompt, encode_prompts, read_prompts
 from experiments.settings import (
     Settings,
@@ -37,6 +37,7 @@ from experiments.settings import (
     setting_flags,
 )
 from mtad_jax import cli
+from mtad_jax.hosts import from_first, is_first
 from mtad_jax.pipeline import Completion, Pipeline
 
 SOURCES = ("prompt", "prompt_ids", "prompts")
@@ -54,6 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("batch_size", 1, "Prompts decoded together.", flag_values=values)
     switch("overwrite", False, "Replace an output that exists.", flag_values=values)
     switch("resume", False, "Go on after an interrupted run's rows.", flag_values=values)
+    hosts.define_host_flags(values)
 
 
 def generate(values: flags.FlagValues) -> int:
@@ -68,7 +70,8 @@ def generate(values: flags.FlagValues) -> int:
     prompts = _read_prompts(values)
     writer = None
     if values.output is not None:
-        writer = RowWriter(
+        kind = RowWriter if is_first() else NoWriter
+        writer = kind(
             values.output,
             _row_settings(values, prompts),
             overwrite=values.overwrite,
@@ -102,7 +105,8 @@ def stream_text(pipe: Pipeline, ids: list[int], settings: Settings) -> None:
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    print(summary(row, seconds), file=sys.stderr)
+    if is_first():
+        print(summary(row, seconds), file=sys.stderr)
 
 
 def summary(row: Completion, seconds: float) -> str:
@@ -128,8 +132,12 @@ def write_rows(
     samples = settings.samples
     total = samples * len(ids)
     try:
-        with writer, tqdm(total=total, initial=writer.count, unit="text") as bar:
-            batches = decode_batches(pipe, prompts, ids, settings, batch_size, writer.count)
+        with (
+            writer,
+            tqdm(total=total, unit="text", disable=not is_first()) as bar,
+        ):
+            start = bar.initial = bar.n = from_first(writer.count)
+            batches = decode_batches(pipe, prompts, ids, settings, batch_size, start)
             for first, rows, seconds in batches:
                 writer.write(
                     [
@@ -251,7 +259,7 @@ def _row_settings(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[s
 def main(argv: list[str]) -> int:
     """Run the program on the command line's flags."""
     del argv
-    return generate(flags.FLAGS)
+    return hosts.run(flags.FLAGS, define_flags, generate)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,21 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 
+def rows_kept(path: str | Path) -> str:
+    """Return what to say at the end of an error of rows that are kept; empty where there are none.
+
+    Args:
+      path: the final file of a run that was cut short.
+    """
+    partial = _partial_of(Path(path))
+    count = partial.read_bytes().count(b"\n") if partial.is_file() else 0
+    return f"; {count} rows are in {partial}: --resume goes on" if count else ""
+
+
+def _partial_of(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
 class RowWriter:
     """Writes rows in order; a context manager.
 
@@ -39,7 +54,7 @@ class RowWriter:
           resume: go on after the rows of the partial file, if there is one.
         """
         self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.partial = _partial_of(self.path)
         self._sidecar = self.partial.with_name(self.partial.name + ".settings")
         self._settings = json.loads(json.dumps(settings))  # as it reads back
         self._overwrite, self._resume = overwrite, resume
@@ -56,8 +71,8 @@ class RowWriter:
             raise ValueError(f"{self.path}: --output is a folder: give a file name")
         if os.path.lexists(self.path) and not self._overwrite:
             raise ValueError(f"{self.path}: output exists: use another name or --overwrite")
-        if not self.partial.exists():
-            return
+        if not self.partial.exists() or not self.partial.stat().st_size:
+            return  # a run that was killed before its first row leaves an empty file
         if self._resume:
             self._check_settings()
         elif not self._overwrite:
@@ -156,6 +171,23 @@ class RowWriter:
         """Return the error with the file's name and, on a full disk, what to do."""
         hint = ": make room and use --resume" if error.errno == errno.ENOSPC else ""
         return OSError(f"{self.partial}: {error.strerror or error}{hint}")
+
+
+class NoWriter(RowWriter):
+    """Takes rows and writes none: for the processes of a run that are not its writer."""
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Count them."""
+        self.count += len(rows)
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 def _keep_whole_rows(file: BinaryIO) -> int:

@@ -9,6 +9,8 @@ from absl import app, flags, logging
 from mtad_jax.errors import one_line
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
+EXPECTED = (KeyboardInterrupt, ValueError, OSError, flags.Error)
+"""Failures that `tell` can tell; any other is a mistake of ours."""
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -32,14 +34,21 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
             if rest[1:]:
                 raise ValueError(f"unexpected argument {rest[1]!r}: use --flag=value")
             return main(rest)
-        except KeyboardInterrupt:
-            _fail("interrupted", INTERRUPTED)
-        except (ValueError, OSError, flags.Error) as error:
-            logging.debug("traceback of the error below", exc_info=True)
-            _fail(one_line(error), 1)
+        except EXPECTED as error:
+            sys.exit(tell(error))
 
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=_parse)
     sys.exit(0)
+
+
+def tell(error: BaseException) -> int:
+    """Print one of the `EXPECTED` failures as a line on stderr; return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    logging.debug("traceback of the error below", exc_info=True)
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return 1
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -47,12 +56,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(f"{one_line(error)} (--help lists the flags)", 1)
+        print(f"error: {one_line(error)} (--help lists the flags)", file=sys.stderr)
+        sys.exit(1)
     if flags.FLAGS["verbosity"].using_default_value:  # absl would raise it to INFO next
         flags.FLAGS.verbosity = logging.WARNING
     return rest
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
