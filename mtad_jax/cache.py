@@ -5,11 +5,15 @@ of a row lives in slot i. Slots at or past a row's committed length are scratch:
 written there, and nothing there is seen unless a window allows it.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from mtad_jax.sharding import Axes, Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
 
 CACHE_AXES = ("batch", "kv_heads", "slots", "head_dim")
@@ -38,13 +42,21 @@ KVCache = tuple[LayerCache, ...]
 
 
 def empty_cache(
-    layers: int, batch: int, kv_heads: int, slots: int, head_dim: int, dtype: jnp.dtype
+    layers: int,
+    batch: int,
+    kv_heads: int,
+    slots: int,
+    head_dim: int,
+    dtype: jnp.dtype,
+    layout: Layout | None = None,
 ) -> KVCache:
     """Return a cache of zeros with `slots` places for each of `batch` rows."""
-    shape = (batch, kv_heads, slots, head_dim)
-    return tuple(
-        LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers)
-    )
+
+    def zeros() -> Array:
+        buffer = jnp.zeros((batch, kv_heads, slots, head_dim), dtype)
+        return constrain(layout, buffer, CACHE_AXES)
+
+    return tuple(LayerCache(zeros(), zeros()) for _ in range(layers))
 
 
 def write(
@@ -52,16 +64,27 @@ def write(
     k: Float[Array, "B G T D"],
     v: Float[Array, "B G T D"],
     write_at: Int[Array, " B"],
+    layout: Layout | None = None,
 ) -> LayerCache:
     """Write T keys and values of each row to the slots `write_at[b] ... write_at[b] + T - 1`.
 
     The caller guarantees that they fit: `dynamic_update_slice` clamps silently.
     """
-    return LayerCache(_write_rows(cache.k, k, write_at), _write_rows(cache.v, v, write_at))
+
+    def put(cache: LayerCache, new: LayerCache, at: Array) -> LayerCache:
+        return jax.tree.map(lambda buffer, update: _write_rows(buffer, update, at), cache, new)
+
+    call = _locally(put, layout, (CACHE_AXES, ("batch",)))
+    return call(cache, LayerCache(k, v), write_at)
 
 
 def keep(
-    cache: KVCache, source: Int[Array, "B M"], dest: Int[Array, " B"], *, span: int
+    cache: KVCache,
+    source: Int[Array, "B M"],
+    dest: Int[Array, " B"],
+    *,
+    span: int,
+    layout: Layout | None = None,
 ) -> KVCache:
     """Copy slot `source[b, m]` to slot `dest[b] + m`; everything else stays, and is scratch.
 
@@ -69,14 +92,34 @@ def keep(
     source lies in the `span` slots from `dest[b] - 1` on, a round's scratch: that much is read as
     one slice, and the gather is over it, not over the cache.
     """
-    first = dest - 1
-    index = (source - first[:, None])[:, None, :, None]
 
-    def move(buffer: Array) -> Array:
-        picked = jnp.take_along_axis(_read_rows(buffer, first, span), index, axis=2, mode="clip")
-        return _write_rows(buffer, picked, dest)
+    def move(cache: KVCache, source: Array, dest: Array) -> KVCache:
+        first = dest - 1
+        index = (source - first[:, None])[:, None, :, None]
 
-    return jax.tree.map(move, cache)
+        def one(buffer: Array) -> Array:
+            read = _read_rows(buffer, first, span)
+            return _write_rows(buffer, jnp.take_along_axis(read, index, axis=2, mode="clip"), dest)
+
+        return jax.tree.map(one, cache)
+
+    call = _locally(move, layout, (("batch", None), ("batch",)))
+    return call(cache, source, dest)
+
+
+def _locally(change: Callable, layout: Layout | None, inputs: tuple[Axes, ...]) -> Callable:
+    """Return `change(cache, *inputs)` as each device does it to its own rows and heads.
+
+    Left to the partitioner, a row's write into a batch that is split over devices becomes a copy
+    of the cache.
+    """
+    if layout is None:
+        return change
+
+    def pinned(cache: Any, *rest: Array) -> Any:
+        return jax.tree.map(layout.pin, change(cache, *rest))
+
+    return layout.local(pinned, (CACHE_AXES, *inputs), CACHE_AXES)
 
 
 def _read_rows(buffer: Array, at: Int[Array, " B"], span: int) -> Array:

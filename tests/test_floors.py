@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "errors",
-    "types lazy atomic cli token_bytes tokenizer_settings models decode calibration",
+    "types lazy atomic cli hosts token_bytes tokenizer_settings models decode calibration",
+    "sharding",
     "warp keys tree cache orbax_io torch_reader tokenizer_files",
     "models.base models.layers decode.state hf_reader tokenizers",
     "models.llama models.opt decode.law decode.result decode.strategy detokenize",

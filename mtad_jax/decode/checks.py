@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.strategy import Request, Strategy
@@ -207,7 +208,31 @@ def check_draft(target: BoundLM, draft: BoundLM | None, strategy: Strategy) -> B
             f"draft vocabulary {draft.vocab_size} != target vocabulary {target.vocab_size}: both "
             "models must share one tokenizer"
         )
+    if draft.mesh != target.mesh:
+        raise ValueError(
+            f"the draft lies on {_devices(draft)}, the target on {_devices(target)}: load both "
+            "with the same mesh"
+        )
     return draft
+
+
+def _devices(lm: BoundLM) -> str:
+    """Say where a model lies."""
+    return "no mesh" if lm.mesh is None else f"mesh {dict(lm.mesh.shape)}"
+
+
+def check_rows(rows: int, mesh: Mesh | None) -> None:
+    """Check that the rows of a call can be split evenly over the mesh.
+
+    Raises:
+      ValueError: they cannot.
+    """
+    split = 1 if mesh is None else mesh.shape["data"]
+    if rows % split:
+        raise ValueError(
+            f"batch of {rows} rows on mesh axis data:{split}: give a multiple of {split} rows, or "
+            "a mesh without data (model:N)"
+        )
 
 
 def check_positions(

@@ -7,6 +7,7 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mtad_jax.decode import checks
 from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, result_of, run
@@ -15,6 +16,7 @@ from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
+from mtad_jax.sharding import by_rows, replicated
 from mtad_jax.types import Array, Int
 
 
@@ -95,19 +97,21 @@ class Call:
     prompt_length: Int[Array, " B"]
     prompt_width: int
     max_new_tokens: int
+    mesh: Mesh | None
 
     def advance(self, state: DecodeState, rounds: int = ALL_ROUNDS) -> DecodeState:
         """Prefill if that is still to do and run at most `rounds` rounds; donates the state."""
         return run(
             self.target, self.draft, self.strategy, self.controls, state, np.int32(rounds),
-            prompt_width=self.prompt_width,
+            prompt_width=self.prompt_width, mesh=self.mesh,
         )  # fmt: skip
 
     def result(self, state: DecodeState) -> DecodeResult:
         """Return what a state holds for the user."""
         return result_of(
-            self.strategy, state, self.prompt_length, max_new_tokens=self.max_new_tokens
-        )
+            self.strategy, state, self.prompt_length, max_new_tokens=self.max_new_tokens,
+            mesh=self.mesh,
+        )  # fmt: skip
 
 
 def prepare(
@@ -127,22 +131,25 @@ def prepare(
     ids, length = checks.check_prompts(prompt_ids, prompt_length, target.vocab_size)
     draft = checks.check_draft(target, draft, strategy)
     plan = check_settings(settings, length, strategy=strategy, target=target, draft=draft)
-    longest = int(length.max())
+    longest, mesh = int(length.max()), target.mesh
     width = min(bucket(longest), plan.slots)
     ids = np.pad(ids[:, :longest], ((0, 0), (0, width - longest)))
     ids, new = np.repeat(ids, plan.samples, axis=0), np.int32(plan.max_new_tokens)
+    checks.check_rows(len(ids), mesh)
+    rows = (ids, plan.length, plan.length + new, plan.seed, plan.row_ids)
     # Python floats would be weakly typed and compile a second program beside arrays.
     strategy, controls = jax.tree.map(_strong, (strategy, plan.controls))
-    state = empty_state(
-        target, draft, strategy, controls, ids, plan.length, plan.length + new, plan.seed,
-        plan.row_ids, slots=plan.slots,
-    )  # fmt: skip
+    if mesh is None:
+        rows = tuple(map(jnp.asarray, rows))
+    else:
+        rows = tuple(jax.device_put(x, by_rows(mesh, x)) for x in rows)
+        strategy, controls = jax.device_put((strategy, controls), replicated(mesh))
+    state = empty_state(target, draft, strategy, controls, *rows, slots=plan.slots, mesh=mesh)
     leaf = jax.tree.leaves(target.params)[0]
     if leaf.committed and len(leaf.devices()) == 1:
         # `run` gives its state back committed; given an uncommitted one it would compile twice.
         state = jax.device_put(state, leaf.sharding)
-    length = jnp.asarray(plan.length)
-    return Call(target, draft, strategy, controls, state, length, width, plan.max_new_tokens)
+    return Call(target, draft, strategy, controls, state, rows[1], width, plan.max_new_tokens, mesh)
 
 
 def _strong(x: float | Array) -> Array:

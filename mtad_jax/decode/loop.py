@@ -6,13 +6,15 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
 from mtad_jax import keys as rng
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import Controls, DecodeState, Trace
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
-from mtad_jax.types import Array, Int
+from mtad_jax.sharding import by_rows, replicated
+from mtad_jax.types import Array, Bool, Int
 
 ALL_ROUNDS = 2**31 - 1  # more than any text needs
 _CHUNK = 512  # prompt tokens run at once: bounds prefill's temporaries at long context
@@ -30,7 +32,7 @@ def bucket(size: int) -> int:
     return next(step for step in steps if step >= size)
 
 
-@functools.partial(jax.jit, static_argnames=("slots",))
+@functools.partial(jax.jit, static_argnames=("slots", "mesh"))
 def empty_state(
     target: BoundLM,
     draft: BoundLM | None,
@@ -43,8 +45,12 @@ def empty_state(
     row_ids: Int[Array, " B"],
     *,
     slots: int,
+    mesh: Mesh | None = None,
 ) -> DecodeState:
-    """Return the state before prefill: the prompt as text, both caches empty."""
+    """Return the state before prefill: the prompt as text, both caches empty.
+
+    On a mesh the rows of everything are split over its `data` axis; here and in `run`.
+    """
     batch, width = prompt_ids.shape
     real, whole = jnp.zeros((batch, slots), jnp.float32), jnp.zeros((batch, slots), jnp.int32)
 
@@ -64,10 +70,10 @@ def empty_state(
         extra=None,
         started=jnp.zeros((), bool),
     )
-    return strategy.start(state, controls, target.vocab_size)
+    return _split_rows(strategy.start(state, controls, target.vocab_size), mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("prompt_width",), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("prompt_width", "mesh"), donate_argnames=("state",))
 def run(
     target: BoundLM,
     draft: BoundLM | None,
@@ -77,18 +83,14 @@ def run(
     rounds: Int[Array, ""],
     *,
     prompt_width: int,
+    mesh: Mesh | None = None,
 ) -> DecodeState:
     """Prefill if that is still to do, then decode until all rows are done or `rounds` are up.
 
     Streaming calls the same program again with the state that it gave back, which is donated; the
     limit of rounds is traced.
     """
-    state = lax.cond(
-        state.started,
-        lambda s: s,
-        lambda s: _prefill(target, draft, s, prompt_width),
-        state,
-    )
+    state = _prefill(target, draft, state, prompt_width)
 
     def unfinished(carry):
         state, left = carry
@@ -96,27 +98,39 @@ def run(
 
     def one_round(carry):
         state, left = carry
-        return strategy.step(target, draft, state, controls), left - 1
+        return _split_rows(strategy.step(target, draft, state, controls), mesh), left - 1
 
     return lax.while_loop(unfinished, one_round, (state, rounds))[0]
+
+
+def _split_rows(state: DecodeState, mesh: Mesh | None) -> DecodeState:
+    """Say that all rows but the caches', which the models lay out, are split over `data`."""
+    if mesh is None:
+        return state
+    rest = dataclasses.replace(state, target_cache=None, draft_cache=None)
+    rest = jax.tree.map(lambda x: lax.with_sharding_constraint(x, by_rows(mesh, x)), rest)
+    return dataclasses.replace(rest, target_cache=state.target_cache, draft_cache=state.draft_cache)
 
 
 def _prefill(target: BoundLM, draft: BoundLM | None, state: DecodeState, width: int) -> DecodeState:
     """Run the prompt through both models, for their caches only: no logits are computed.
 
-    The last prompt token is run again as node 0 of the first round, which gives its logits.
+    The last prompt token is run again as node 0 of the first round, which gives its logits. Does
+    nothing to a state that has been through it.
     """
-    state = dataclasses.replace(
-        state, target_cache=_fill(target, state.target_cache, state.tokens, width)
+
+    def fill(lm: BoundLM, cache):
+        return _fill(lm, cache, state.tokens, width, state.started)
+
+    return dataclasses.replace(
+        state,
+        target_cache=fill(target, state.target_cache),
+        draft_cache=None if draft is None else fill(draft, state.draft_cache),
+        started=jnp.ones((), bool),
     )
-    if draft is not None:
-        state = dataclasses.replace(
-            state, draft_cache=_fill(draft, state.draft_cache, state.tokens, width)
-        )
-    return dataclasses.replace(state, started=jnp.ones((), bool))
 
 
-def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int):
+def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int, started: Bool[Array, ""]):
     """Fill cache slots 0 ... width - 1; slots past a row's prompt are scratch."""
     batch, chunk = tokens.shape[0], min(width, _CHUNK)
 
@@ -129,20 +143,23 @@ def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int):
             lm.params, part, positions=positions, write_at=at, prefix=at, window=None, cache=cache
         )[1]
 
-    if width == chunk:
-        return one_chunk(0, cache)
-    return lax.fori_loop(0, -(-width // chunk), one_chunk, cache)
+    # A loop of no steps where there is nothing to do: the branches of a `cond` copy the cache.
+    return lax.fori_loop(0, jnp.where(started, 0, -(-width // chunk)), one_chunk, cache)
 
 
-@functools.partial(jax.jit, static_argnames=("max_new_tokens",))
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "mesh"))
 def result_of(
     strategy: Strategy,
     state: DecodeState,
     prompt_length: Int[Array, " B"],
     *,
     max_new_tokens: int,
+    mesh: Mesh | None = None,
 ) -> DecodeResult:
-    """Cut the generated part out of a state; 0 past each row's length."""
+    """Cut the generated part out of a state; 0 past each row's length.
+
+    On a mesh every device, and so every process, gets all rows.
+    """
     state = strategy.finish(state)
     length = state.length - prompt_length
     index = prompt_length[:, None] + jnp.arange(max_new_tokens)
@@ -152,6 +169,9 @@ def result_of(
         return jnp.where(inside, jnp.take_along_axis(buffer, index, axis=1), 0)
 
     trace = jax.tree.map(cut, state.trace)
-    return DecodeResult(
+    result = DecodeResult(
         cut(state.tokens), length, state.done, trace, strategy.bound, strategy.depth
     )
+    if mesh is None:
+        return result
+    return lax.with_sharding_constraint(result, replicated(mesh))

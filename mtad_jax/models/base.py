@@ -1,5 +1,6 @@
 """What the decoder needs of a language model: the `CausalLM` protocol and `BoundLM`."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 
 from mtad_jax import cache as kv
+from mtad_jax.sharding import Layout, Rules, constrain, mesh_of
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
 
@@ -79,6 +82,16 @@ class LMConfig(Protocol):
     def num_kv_heads(self) -> int: ...
     @property
     def head_dim(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def mlp_dim(self) -> int: ...
+
+
+_LOGITS = ("batch", None, "vocab")
+_WHOLE_LOGITS = ("batch", None, None)
 
 
 @dataclass(frozen=True)
@@ -86,15 +99,63 @@ class LinenLM:
     """A flax.linen module of this package, applied purely, as a `CausalLM`.
 
     Attributes:
-      module: hashable linen module with a `config` field (`Llama`, `OPT`).
+      module: hashable linen module with the fields `config` and `layout` (`Llama`, `OPT`).
+      kv_repeat: how often each stored key/value head is repeated in the parameters, so that every
+        device of the mesh's model axis has one; see `on`.
     """
 
     module: nn.Module
+    kv_repeat: int = 1
 
     @property
     def config(self) -> LMConfig:
         """The architecture's config dataclass."""
         return self.module.config  # type: ignore[attr-defined]
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where parameters, caches and activations lie; None: wherever the compiler likes."""
+        return self.module.layout  # type: ignore[attr-defined]
+
+    def on(self, mesh: Mesh, *, replicated: bool = False) -> "LinenLM":
+        """Return this model laid out on a mesh.
+
+        Heads, hidden units and vocabulary are split over `model`, the other dimension of every
+        weight over `fsdp`, rows over `data`. With fewer key/value heads than the model axis each
+        head is repeated, so that a device computes and caches just the one that its query heads
+        read. A vocabulary that `model` does not divide stays whole.
+
+        Args:
+          mesh: of `make_mesh`.
+          replicated: every device holds the whole model; only rows are split.
+
+        Raises:
+          ValueError: heads, hidden units or width do not divide, naming sizes that do.
+        """
+        rules, repeat = [("batch", ("data",))], 1
+        config: Any = self.config
+        if not replicated:
+            split, fsdp = mesh.shape["model"], mesh.shape["fsdp"]
+            _check_divides("model", split, num_heads=config.num_heads, mlp_dim=config.mlp_dim)
+            _check_divides("fsdp", fsdp, embed_dim=config.embed_dim)
+            repeat = _kv_repeat(config.num_kv_heads, split)
+            whole = ("model",)
+            rules += [("heads", whole), ("kv_heads", whole), ("mlp", whole), ("embed", ("fsdp",))]
+            rules += [("vocab", whole)] if config.vocab_size % split == 0 else []
+        if repeat > 1:
+            config = dataclasses.replace(config, num_kv_heads=config.num_kv_heads * repeat)
+        module = self.module.clone(config=config, layout=Layout(mesh, Rules(tuple(rules))))
+        return LinenLM(module, repeat)
+
+    def param_shardings(self) -> Mapping[str, Any]:
+        """Return the parameter tree with each array's `NamedSharding`; needs a layout."""
+        layout = self.layout
+        assert layout is not None, "the model is not on a mesh"
+        return jax.tree.map(
+            lambda axes: layout.sharding(tuple(axes)),
+            self.param_axes(),
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -111,10 +172,15 @@ class LinenLM:
         """Trees can be run."""
         return True
 
+    @property
+    def _plain(self) -> nn.Module:
+        """The module on no mesh, whose one-row calls of `init` need not be split."""
+        return self.module.clone(layout=None)
+
     def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
         """Return random parameters, unboxed, cast to `dtype`."""
         tokens = jnp.zeros((1, 1), jnp.int32)
-        boxed = self.module.init(rng, tokens, positions=tokens)["params"]
+        boxed = self._plain.init(rng, tokens, positions=tokens)["params"]
         return jax.tree.map(lambda x: x.astype(dtype), nn.meta.unbox(boxed))
 
     def param_shapes(self) -> Mapping[str, Any]:
@@ -125,14 +191,16 @@ class LinenLM:
         """Return the parameter tree with each array's logical axis names (PartitionSpec)."""
         tokens = jnp.zeros((1, 1), jnp.int32)
         boxed = jax.eval_shape(
-            lambda: self.module.init(jax.random.key(0), tokens, positions=tokens)["params"]
+            lambda: self._plain.init(jax.random.key(0), tokens, positions=tokens)["params"]
         )
         return nn.get_partition_spec(boxed)
 
     def init_cache(self, batch: int, slots: int, dtype: jnp.dtype) -> kv.KVCache:
         """Return an empty cache with `slots` places a row."""
         c = self.config
-        return kv.empty_cache(c.num_layers, batch, c.num_kv_heads, slots, c.head_dim, dtype)
+        return kv.empty_cache(
+            c.num_layers, batch, c.num_kv_heads, slots, c.head_dim, dtype, self.layout
+        )
 
     def apply(
         self,
@@ -146,7 +214,7 @@ class LinenLM:
         cache: kv.KVCache,
     ) -> tuple[Float[Array, "B T V"], kv.KVCache]:
         """Run T tokens a row; see `CausalLM.apply`."""
-        return self.module.apply(
+        logits, cache = self.module.apply(
             {"params": params},
             tokens,
             positions=positions,
@@ -154,7 +222,10 @@ class LinenLM:
             prefix=prefix,
             window=window,
             cache=cache,
-        )  # type: ignore[return-value]
+        )  # type: ignore[misc]
+        # Split over the vocabulary first: else the partitioner may gather the head's weights.
+        logits = constrain(self.layout, logits, _LOGITS)
+        return constrain(self.layout, logits, _WHOLE_LOGITS), cache
 
     def train_logits(self, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Return f32 logits of every position of whole sequences, without a cache."""
@@ -171,7 +242,29 @@ class LinenLM:
         span: int,
     ) -> kv.KVCache:
         """Copy cache slots; see `CausalLM.keep`."""
-        return kv.keep(cache, source, dest, span=span)
+        return kv.keep(cache, source, dest, span=span, layout=self.layout)
+
+
+def _check_divides(axis: str, size: int, **dims: int) -> None:
+    for name, dim in dims.items():
+        if dim % size:
+            good = [n for n in range(1, dim + 1) if dim % n == 0 and n <= 2 * size]
+            raise ValueError(
+                f"mesh axis {axis}:{size} does not divide {name}={dim}: use one of {axis}:"
+                f"{','.join(map(str, good))}, and give the other devices to another axis"
+            )
+
+
+def _kv_repeat(heads: int, split: int) -> int:
+    """Return how often each key/value head must be there for `split` devices to have one."""
+    if heads % split == 0:
+        return 1
+    if split % heads == 0:
+        return split // heads
+    raise ValueError(
+        f"mesh axis model:{split} and num_kv_heads={heads}: one must divide the other: use model:"
+        f"{max(n for n in range(1, split) if heads % n == 0)}"
+    )
 
 
 @struct.dataclass
@@ -193,6 +286,11 @@ class BoundLM:
     def vocab_size(self) -> int:
         """Number of real token ids."""
         return self.model.vocab_size if self.vocab is None else self.vocab
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The mesh that the parameters lie on; None: single devices."""
+        return mesh_of(self.params)
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -10,7 +10,11 @@ import numpy as np
 from flax import linen as nn
 
 from mtad_jax import cache as kv
+from mtad_jax.sharding import Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
+
+STREAM = ("batch", None, None)
+"""Logical axes of the residual stream [B, T, E]: whole on every device of a row."""
 
 _ONES, _ZEROS = nn.initializers.ones, nn.initializers.zeros
 _INIT = nn.initializers.normal(0.02)  # the standard deviation that Llama, OPT and GPT-2 use
@@ -142,6 +146,19 @@ def rotate(
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
+def split_heads(
+    layout: Layout | None, x: Float[Array, "B T H*D"], dim: int, axis: str
+) -> Float[Array, "B T H D"]:
+    """Cut a projection into heads of `dim`.
+
+    Pinned, since for the heads' sake XLA's TPU compiler would make the product transposed, and
+    keep a transposed copy of the weights for that.
+    """
+    if layout is not None:
+        x = layout.local(layout.pin, (("batch", None, axis),), ("batch", None, axis))(x)
+    return x.reshape(*x.shape[:2], -1, dim)
+
+
 def visibility(
     tokens: Int[Array, "B T"],
     write_at: Int[Array, " B"] | None,
@@ -165,15 +182,17 @@ def attend(
     visible: Bool[Array, "B T S"],
     write_at: Int[Array, " B"] | None,
     cache: kv.LayerCache | None,
+    layout: Layout | None,
 ) -> tuple[Float[Array, "B T H*D"], kv.LayerCache | None]:
     """Grouped-query attention over the cache (or, without one, over the call itself).
 
     Softmax in f32; scores scaled by 1/sqrt(D). Query head h reads key/value head h // (H / G).
     """
+    q = constrain(layout, q, ("batch", None, "heads", "head_dim"))
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # --> [B, G, T, D]
     if cache is not None:
         assert write_at is not None
-        cache = kv.write(cache, k, v, write_at)
+        cache = kv.write(cache, k, v, write_at, layout)
         k, v = cache.k, cache.v
     batch, tokens, heads, dim = q.shape
     groups, slots = k.shape[1:3]

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from mtad_jax import cache as kv
 from mtad_jax.models import layers
+from mtad_jax.sharding import Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
 
 
@@ -50,6 +51,7 @@ class LlamaBlock(nn.Module):
     """Pre-norm attention and gated MLP."""
 
     config: LlamaConfig
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x, *, rope, visible, write_at, cache):
@@ -57,27 +59,31 @@ class LlamaBlock(nn.Module):
 
         def heads(name: str, count: int, axis: str, y: Array) -> Array:
             y = layers.Dense(count * c.head_dim, ("embed", axis), c.attention_bias, name=name)(y)
-            return y.reshape(*y.shape[:2], count, c.head_dim)
+            return layers.split_heads(self.layout, y, c.head_dim, axis)
 
         h = layers.RMSNorm(c.norm_eps, name="attn_norm")(x)
         q = layers.rotate(heads("q", c.num_heads, "heads", h), *rope)
         k = layers.rotate(heads("k", c.num_kv_heads, "kv_heads", h), *rope)
         v = heads("v", c.num_kv_heads, "kv_heads", h)
-        h, cache = layers.attend(q, k, v, visible=visible, write_at=write_at, cache=cache)
+        h, cache = layers.attend(
+            q, k, v, visible=visible, write_at=write_at, cache=cache, layout=self.layout
+        )
         x += layers.Dense(c.embed_dim, ("heads", "embed"), c.attention_bias, name="o")(h)
+        x = constrain(self.layout, x, layers.STREAM)
 
         h = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x)
         gate = layers.Dense(c.mlp_dim, ("embed", "mlp"), c.mlp_bias, name="gate")(h)
         up = layers.Dense(c.mlp_dim, ("embed", "mlp"), c.mlp_bias, name="up")(h)
         h = jax.nn.silu(gate) * up
         x += layers.Dense(c.embed_dim, ("mlp", "embed"), c.mlp_bias, name="down")(h)
-        return x, cache
+        return constrain(self.layout, x, layers.STREAM), cache
 
 
 class Llama(nn.Module):
     """The whole transformer, f32 logits out."""
 
     config: LlamaConfig
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -93,14 +99,14 @@ class Llama(nn.Module):
         """See `CausalLM.apply`; without a cache: causal over the call (training)."""
         c = self.config
         embed = layers.Embed(c.vocab_size, c.embed_dim, ("vocab", "embed"), name="embed")
-        x = embed(tokens)
+        x = constrain(self.layout, embed(tokens), layers.STREAM)
         frequencies = layers.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
         rope = layers.rope_angles(positions, frequencies)
         visible = layers.visibility(tokens, write_at, prefix, window, cache)
         new = []
         for i in range(c.num_layers):
             layer_cache = None if cache is None else cache[i]
-            block = LlamaBlock(c, name=f"layer_{i}")
+            block = LlamaBlock(c, self.layout, name=f"layer_{i}")
             x, layer_cache = block(
                 x, rope=rope, visible=visible, write_at=write_at, cache=layer_cache
             )

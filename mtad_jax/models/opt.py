@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from mtad_jax import cache as kv
 from mtad_jax.models import layers
+from mtad_jax.sharding import Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}
@@ -67,6 +68,7 @@ class OPTBlock(nn.Module):
     """Attention and two-layer MLP, norms before (usual) or after (350m)."""
 
     config: OPTConfig
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x, *, visible, write_at, cache):
@@ -77,18 +79,22 @@ class OPTBlock(nn.Module):
 
         def heads(name: str, axis: str, y: Array) -> Array:
             y = layers.Dense(c.embed_dim, ("embed", axis), c.use_bias, name=name)(y)
-            return y.reshape(*y.shape[:2], c.num_heads, c.head_dim)
+            return layers.split_heads(self.layout, y, c.head_dim, axis)
 
         h = norm("attn_norm", x) if c.pre_norm else x
         q, k, v = heads("q", "heads", h), heads("k", "kv_heads", h), heads("v", "kv_heads", h)
-        h, cache = layers.attend(q, k, v, visible=visible, write_at=write_at, cache=cache)
+        h, cache = layers.attend(
+            q, k, v, visible=visible, write_at=write_at, cache=cache, layout=self.layout
+        )
         x += layers.Dense(c.embed_dim, ("heads", "embed"), c.use_bias, name="o")(h)
+        x = constrain(self.layout, x, layers.STREAM)
         x = x if c.pre_norm else norm("attn_norm", x)
 
         h = norm("mlp_norm", x) if c.pre_norm else x
         h = layers.Dense(c.mlp_dim, ("embed", "mlp"), c.use_bias, name="up")(h)
         h = _ACTIVATIONS[c.activation](h)
         x += layers.Dense(c.embed_dim, ("mlp", "embed"), c.use_bias, name="down")(h)
+        x = constrain(self.layout, x, layers.STREAM)
         return x if c.pre_norm else norm("mlp_norm", x), cache
 
 
@@ -96,6 +102,7 @@ class OPT(nn.Module):
     """The whole transformer, f32 logits out."""
 
     config: OPTConfig
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(
@@ -112,7 +119,7 @@ class OPT(nn.Module):
         c = self.config
         embed = layers.Embed(c.vocab_size, c.word_dim, ("vocab", "embed"), name="embed")
         rows = c.max_positions + c.position_offset
-        x = embed(tokens)
+        x = constrain(self.layout, embed(tokens), layers.STREAM)
         if c.word_dim != c.embed_dim:
             x = layers.Dense(c.embed_dim, ("embed", "embed_out"), False, name="project_in")(x)
         table = layers.Embed(rows, c.embed_dim, (None, "embed"), name="positions")
@@ -121,7 +128,7 @@ class OPT(nn.Module):
         new = []
         for i in range(c.num_layers):
             layer_cache = None if cache is None else cache[i]
-            block = OPTBlock(c, name=f"layer_{i}")
+            block = OPTBlock(c, self.layout, name=f"layer_{i}")
             x, layer_cache = block(x, visible=visible, write_at=write_at, cache=layer_cache)
             new.append(layer_cache)
         if c.final_norm:
