@@ -13,10 +13,11 @@ import signal
 import sys
 
 _LAST_WORDS = re.compile(  # what is written from here on belongs to an abort or a traceback
-    rb"F[0-9]{4} [0-9:.]+ +[0-9]+ |E[0-9]{4} [0-9:.]+ +[0-9]+ coordination_|\*\*\* |"
+    rb"F[0-9]{4} [0-9:.]+ +[0-9]+ |[WE][0-9]{4} [0-9:.]+ +[0-9]+ (coordination|preemption)_|"
     rb"Fatal Python error|Traceback \(most recent call last\)"
 )
 _GLOO = re.compile(rb"\[Gloo\] |[0-9 ]*is connected to [0-9]+ peer ranks")
+_OF_ANOTHER = re.compile(r"Gloo|NCCL|(reset|closed) by peer")
 _MEANING = (  # of what the runtime says when it aborts
     (
         r"stopped sending heartbeats\):\s*(?:/job:\S*task:)?([0-9]+)",
@@ -75,7 +76,8 @@ class Child:
         if code == 0:
             return Outcome(0, None, False, self._held)
         if self._error:
-            return Outcome(code, self._error.decode(errors="replace"), True, self._held)
+            error = self._error.decode(errors="replace")
+            return Outcome(code, error, not _OF_ANOTHER.search(error), self._held)
         if code < 0 and -code != signal.SIGABRT:
             name = signal.Signals(-code).name
             full = " (was the host's memory full?)" * (name == "SIGKILL")
@@ -85,8 +87,10 @@ class Child:
             found = re.search(pattern, held)
             if found:
                 return Outcome(code, meaning.format(*found.groups()), False, b"")
-        last = next((line for line in reversed(held.splitlines()) if line.strip()), "no message")
-        return Outcome(code, f"failed: {last.strip()[:300]}", False, self._held)
+        how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+        if b"Traceback" in self._held:
+            how = next(line.strip() for line in reversed(held.splitlines()) if line.strip())
+        return Outcome(code, f"failed: {how[:300]}", False, self._held)
 
     def kill(self) -> None:
         """End it and all that it started."""

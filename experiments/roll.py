@@ -6,6 +6,7 @@ under it does: a closed connection is a lost process, and so is silence.
 """
 
 import asyncio
+import contextlib
 import errno
 import json
 from collections.abc import Coroutine
@@ -45,8 +46,11 @@ class _Line:
         except (OSError, TimeoutError):
             pass
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Hang up; what was sent before still arrives."""
         self._writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            await asyncio.wait_for(self._writer.wait_closed(), BEAT_S)
 
 
 class _Roll:
@@ -56,10 +60,23 @@ class _Roll:
         self.place, self._facts = place, facts
         self.verdict: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task] = []
+        self._opened: list[_Line] = []
 
     def start(self, work: Coroutine) -> None:
         """Do something meanwhile, until the roll is closed."""
         self._tasks.append(asyncio.create_task(work))
+
+    async def close(self) -> None:
+        """Hang up, and stop whatever is still waited for."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(
+            *self._tasks, *(line.close() for line in self._opened), return_exceptions=True
+        )
+
+    def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Line:
+        self._opened.append(_Line(reader, writer))
+        return self._opened[-1]
 
     def _decide(self, verdict: str | None) -> None:
         if not self.verdict.done():
@@ -82,7 +99,8 @@ class Caller(_Roll):
         """
         self._lines: dict[int, _Line] = {}
         self._left, self._all_in = set(range(self.place.processes)), asyncio.Event()
-        self._server = await _listen(self.place, self._welcome)
+        # A plain function: asyncio complains aloud of handlers that are cancelled at the end.
+        self._server = await _listen(self.place, lambda *line: self.start(self._welcome(*line)))
         missing = self.place.processes > 1
         if missing:
             everybody = asyncio.create_task(self._all_in.wait())
@@ -121,23 +139,20 @@ class Caller(_Roll):
         await self.fail(failure)
 
     async def close(self) -> None:
-        """Hang up and close the port."""
-        for task in self._tasks:
-            task.cancel()
-        for line in self._lines.values():
-            line.close()
+        """Hang up, and close the port."""
         self._server.close()
+        await super().close()
 
     async def _broadcast(self, message: Message) -> None:
         await asyncio.gather(*(line.send(message) for line in self._lines.values()))
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take in a process that calls; what does not speak as one is sent away."""
-        line = _Line(reader, writer)
+        line = self._open(reader, writer)
         hello = await line.receive(SILENCE_S)
         index, facts = (hello or {}).get("index"), (hello or {}).get("facts")
         if not isinstance(index, int) or not isinstance(facts, dict):
-            line.close()
+            await line.close()
             return
         different = first_difference(self._facts, facts)
         taken = index == self.place.index or index in self._lines
@@ -149,12 +164,13 @@ class Caller(_Roll):
             )
             await self.fail(failure)
             await line.send({"kind": "verdict", "text": failure})
+            await line.close()
             return
         self._lines[index] = line
         self.start(self._beat(line))
+        self.start(self._follow(index, line))
         if len(self._lines) == self.place.processes - 1:
             self._all_in.set()
-        await self._follow(index, line)
 
     async def _follow(self, index: int, line: _Line) -> None:
         while not self.verdict.done():
@@ -192,7 +208,7 @@ class Answerer(_Roll):
         while self._line is None:
             try:
                 found = asyncio.open_connection(self.place.host, self.place.port)
-                self._line = _Line(*await asyncio.wait_for(found, max(end - loop.time(), 1)))
+                self._line = self._open(*await asyncio.wait_for(found, max(end - loop.time(), 1)))
             except (OSError, TimeoutError) as error:
                 if loop.time() >= end:
                     self._decide(
@@ -216,13 +232,6 @@ class Answerer(_Roll):
             await self._line.send({"kind": "failed", "text": failure, "cause": cause})
         if failure is not None and cause:
             self._decide(f"process {self.place.index}: {failure}")
-
-    async def close(self) -> None:
-        """Hang up."""
-        for task in self._tasks:
-            task.cancel()
-        if self._line is not None:
-            self._line.close()
 
     async def _follow(self, line: _Line, joined: asyncio.Future) -> None:
         while not self.verdict.done():
