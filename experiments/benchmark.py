@@ -18,11 +18,11 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import benchmark_rules
+from experiments import benchmark_rules, hosts
 from experiments.benchmark_report import summary_lines, table_lines
 from experiments.benchmark_tasks import Task, find_stories, make_tasks
 from experiments.measure import Bench, Rule, Sample
-from experiments.output import RowWriter
+from experiments.output import NoWriter, RowWriter
 from experiments.prompts import Prompt, encode_prompts
 from experiments.settings import (
     TAU,
@@ -34,6 +34,7 @@ from experiments.settings import (
 )
 from mtad_jax import cli, recipes
 from mtad_jax.decode.strategy import Request
+from mtad_jax.hosts import is_first
 from mtad_jax.warp import Warp
 
 BEAM_WIDTH = 4
@@ -113,6 +114,7 @@ def define_flags(values: flags.FlagValues) -> None:
          flag_values=values)  # fmt: skip
     text("output", None, "JSON lines to write: settings, then every sample.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace an output that exists.", flag_values=values)
+    hosts.define_host_flags(values)
 
 
 def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> list[Rule]:
@@ -150,7 +152,8 @@ def benchmark(values: flags.FlagValues) -> None:
     rules = _read_rules(values, suite)
     writer = None
     if values.output is not None:
-        writer = RowWriter(values.output, {}, overwrite=values.overwrite)
+        kind = RowWriter if is_first() else NoWriter
+        writer = kind(values.output, {}, overwrite=values.overwrite)
         writer.check()
     elif values.overwrite:
         raise ValueError("--overwrite needs --output=FILE.jsonl")
@@ -171,12 +174,14 @@ def measure(
     bench: Bench, tasks: list[Task], rules: list[Rule], repeats: int
 ) -> tuple[dict[str, float], list[Sample]]:
     """Compile, then run all rules, with a progress bar; return compile seconds and samples."""
-    with tqdm(total=len(rules), desc="compiling", leave=False) as bar:
+    quiet = not is_first()
+    with tqdm(total=len(rules), desc="compiling", leave=False, disable=quiet) as bar:
         compile_seconds = {}
         for rule in rules:
             compile_seconds[rule.label] = bench.compile(rule)
             bar.update()
-    with tqdm(total=len(rules) * len(tasks), desc="measuring", leave=False) as bar:
+    total = len(rules) * len(tasks)
+    with tqdm(total=total, desc="measuring", leave=False, disable=quiet) as bar:
         samples = bench.interleaved(rules, repeats, bar.update)
     judged = [dataclasses.replace(s, correct=tasks[s.prompt].judge(s.text)) for s in samples]
     return compile_seconds, judged
@@ -262,10 +267,10 @@ def _machine() -> str:
     )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Run the program on the command line's flags."""
     del argv
-    benchmark(flags.FLAGS)
+    return hosts.run(flags.FLAGS, define_flags, benchmark)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
-import jax
 from absl import flags
 
 import experiments
@@ -29,8 +28,8 @@ from mtad_jax import cli
 from mtad_jax.hosts import Place, checkpoint_digest, code_digest, find_place, join
 
 _NAMES = ("coordinator", "num_processes", "process_id", "join_timeout", "supervisor")
-# The texts do not depend on these, or their content is compared instead of their name.
-_FREE = (*_NAMES, "target", "draft", "prompts", "output", "overwrite", "resume")
+# The texts do not depend on these; of checkpoints the content is compared, not the name.
+_FREE = (*_NAMES, "target", "draft", "output", "overwrite", "resume")
 _GONE_S = 5.0  # seconds that a killed child may take to be gone
 
 
@@ -73,6 +72,16 @@ def run(
     return _run_child(place, values, program)
 
 
+def check_alone(values: flags.FlagValues, reason: str) -> None:
+    """Refuse --coordinator for a program that cannot run on several hosts.
+
+    Raises:
+      ValueError: it was given.
+    """
+    if values.coordinator is not None:
+        raise ValueError(f"--coordinator={values.coordinator}: {reason}: run it on one host")
+
+
 def read_place(values: flags.FlagValues) -> Place | None:
     """Return this process's place in the run; None without --coordinator.
 
@@ -104,12 +113,15 @@ def _facts(
     packages = [Path(package.__path__[0]) for package in (mtad_jax, experiments)]
     own = flags.FlagValues()
     define(own)
-    given = {f"--{name}": str(values[name].value) for name in own if name not in _FREE}
+    given = {name: str(values[name].value) for name in own if name not in _FREE}
+    path = values["prompts"].value if "prompts" in own else None
+    if isinstance(path, str):  # in the benchmark it is their number
+        given["prompts"] = _content(path)
     facts = {
         "--num_processes": str(place.processes),
         "the code of mtad_jax and experiments": code_digest(packages),
-        "the version of jax": jax.__version__,
-        **given,
+        "the versions of jax and jaxlib": " and ".join(map(metadata.version, ("jax", "jaxlib"))),
+        **{f"--{name}": value for name, value in given.items()},
     }
     assets = resources.files("mtad_jax") / "assets"
     for name in ("target", "draft"):
@@ -117,13 +129,15 @@ def _facts(
             folder = values[name].value or (shipped if values.target is None else None)
             found = checkpoint_digest(folder) if folder else "none"
         facts[f"the files of the checkpoint --{name}"] = found
-    if "prompts" in values and isinstance(values["prompts"].value, str):
-        try:
-            content = Path(values.prompts).read_bytes()
-        except OSError:  # the program itself says so
-            content = b""
-        facts["the content of --prompts"] = hashlib.sha256(content).hexdigest()[:12]
     return facts
+
+
+def _content(path: str) -> str:
+    """Return a digest of a file of prompts, which may have another name on each host."""
+    try:
+        return f"a file of digest {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}"
+    except OSError:
+        return path  # the program itself says so
 
 
 async def _supervise(place: Place, values: flags.FlagValues, facts: dict[str, str]) -> int:
