@@ -14,12 +14,14 @@ from experiments.rules import define_strategy_flags, read_strategy
 from mtad_jax.decode.checks import check_lengths
 from mtad_jax.decode.strategy import Request, Strategy
 from mtad_jax.pipeline import Pipeline
+from mtad_jax.sharding import make_mesh
 from mtad_jax.warp import Warp, check_warp
 
 # --help shows the flags of the program, and these belong to whichever program defines them.
 flags.disclaim_key_flags()
 
 TEMPERATURE, TOP_K, TOP_P, TAU = 1.0, 10, 0.9, 0.5  # of the paper's experiments
+_MESH_FLAGS = ("mesh", "shard_draft")  # no text depends on these
 _WARP_FLAGS = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -59,7 +61,7 @@ class Settings:
 
 
 def define_setting_flags(values: flags.FlagValues) -> None:
-    """Define all flags that a text depends on, but for its prompt."""
+    """Define all flags that a text depends on, but for its prompt, and where the models lie."""
     define_model_flags(values)
     define_strategy_flags(values)
     define_warp_flags(values)
@@ -69,20 +71,28 @@ def define_setting_flags(values: flags.FlagValues) -> None:
 
 
 def setting_flags() -> list[str]:
-    """Return the names of the flags that `define_setting_flags` defines."""
+    """Return the names of the flags that a text depends on."""
     values = flags.FlagValues()
     define_setting_flags(values)
-    return list(values)
+    return [name for name in values if name not in _MESH_FLAGS]
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
-    """Define --target and --draft."""
+    """Define --target and --draft, and --mesh and --shard_draft, which say where they lie."""
     text = flags.DEFINE_string
     text(
         "target", None, "Checkpoint folder, ours or Hugging Face's. Default: the shipped pair.",
         flag_values=values,
     )  # fmt: skip
     text("draft", None, "Checkpoint folder of the small model, of --target.", flag_values=values)
+    text(
+        "mesh", None, "Devices to split the models over: data (rows), fsdp (weights) and model "
+        "(heads), e.g. data:1,model:4. Default: the first device.", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_bool(
+        "shard_draft", False, "Split the draft like the target. Default: whole on every device.",
+        flag_values=values,
+    )  # fmt: skip
 
 
 def define_warp_flags(values: flags.FlagValues) -> None:
@@ -278,10 +288,20 @@ def _without_draft(flag: str, strategy: str) -> str:
 
 
 def load_models(values: flags.FlagValues) -> Pipeline:
-    """Open the models that --target and --draft name, or the shipped pair."""
+    """Open the models that --target and --draft name, or the shipped pair, on --mesh.
+
+    Raises:
+      ValueError: as `Pipeline.load`; before any weights are read where the mesh does not suit.
+    """
+    if values.shard_draft and values.mesh is None:
+        raise ValueError("--shard_draft needs --mesh, e.g. --mesh=model:4: give it or leave it out")
+    if values.shard_draft and values.target is not None and values.draft is None:
+        raise ValueError("--shard_draft needs a draft: give --draft=DIR or leave it out")
+    mesh = None if values.mesh is None else make_mesh(values.mesh)
+    place: dict[str, Any] = {"mesh": mesh, "shard_draft": values.shard_draft}
     if values.target is None:
-        return Pipeline.shipped()
-    return Pipeline.load(values.target, values.draft)
+        return Pipeline.shipped(**place)
+    return Pipeline.load(values.target, values.draft, **place)
 
 
 def _read_ids(values: flags.FlagValues, name: str) -> tuple[int, ...] | None:

@@ -5,7 +5,7 @@ files as Hugging Face has them, and `ignored.safetensors` where the source had t
 weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from mtad_jax import orbax_io, tokenizers
 from mtad_jax.hf import model_of
@@ -66,31 +67,33 @@ class Metadata:
     layout: Layout
 
 
-def load(path: str | Path, *, dtype: Any = None, sharding: Any = None) -> LoadedModel:
+def load(
+    path: str | Path, *, dtype: Any = None, mesh: Mesh | None = None, replicated: bool = False
+) -> LoadedModel:
     """Open a checkpoint, our own or Hugging Face's.
 
-    Weights go to the devices one at a time (Hugging Face) or by orbax straight into their shards
-    (our own).
+    Weights go to their devices one at a time. On a mesh each part of a tensor is read by itself,
+    and a process reads the parts of its own devices alone.
 
     Args:
       path: the folder.
       dtype: of the parameters. None: as stored (the widest, if there are several), except that
         bfloat16 and float16 become float32 on the CPU backend, where they compute 4 to 9 times
         slower. Give a dtype to have it whatever the backend.
-      sharding: a `jax.sharding.Sharding` for all parameters, or a tree of them. None: the first
-        device.
+      mesh: of `mtad_jax.sharding.make_mesh`; None: the first device.
+      replicated: on a mesh: every device holds the whole model.
 
     Raises:
-      ValueError: the folder is no checkpoint, is damaged or unsupported, or its weights and config
-        do not match. One line, naming file or key.
+      ValueError: the folder is no checkpoint, is damaged or unsupported, its weights and config
+        do not match, or the mesh does not divide the model. One line, naming file or key.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise ValueError(f"{path}: no such folder")
+    config, model = open_model(path, mesh=mesh, replicated=replicated)
     for name in SIDE_FILES:  # the tokenizer reader follows links
         inner_file(path, name)
-    ours = inner_file(path, "metadata.json") is not None
-    config, model, params = (_load_own if ours else _load_hf)(path, dtype, sharding)
+    params = _open_weights(path, config)
+    dtype = _compute_dtype(dtype, params)
+    params = _put(params, model, dtype)
     tokenizer = tokenizers.load_tokenizer(path)
     vocab = model.vocab_size
     if tokenizer is not None:
@@ -105,6 +108,35 @@ def load(path: str | Path, *, dtype: Any = None, sharding: Any = None) -> Loaded
         eos_ids=eos_ids,
         bos_id=next(iter(_token_ids(path, config, "bos_token_id")), None),
     )
+
+
+def open_model(
+    path: str | Path, *, mesh: Mesh | None = None, replicated: bool = False
+) -> tuple[dict[str, Any], LinenLM]:
+    """Return a checkpoint's `config.json` and its model, laid out; weights are not looked at.
+
+    Args and raises: as `load`.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder")
+    ours = _is_ours(path)
+    if ours:
+        read_metadata(path)
+    config = read_json(path, "config.json")
+    if config is None:
+        raise ValueError(
+            f"{path}: config.json is missing: convert the checkpoint again"
+            if ours
+            else f"{path}: no config.json: give a Hugging Face checkpoint folder"
+        )
+    model = model_of(config)
+    if mesh is None:
+        return config, model
+    try:
+        return config, model.on(mesh, replicated=replicated)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -150,57 +182,33 @@ def open_params(path: Path) -> dict[str, Any]:
     return params
 
 
-def _load_own(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], LinenLM, Any]:
-    read_metadata(path)
-    config = read_json(path, "config.json")
-    if config is None:
-        raise ValueError(f"{path}: config.json is missing: convert the checkpoint again")
-    model = model_of(config)
-    stored = open_params(path)
-    check_params(model, stored)  # orbax would pad or cut a wrong shape
-    dtype = _compute_dtype(dtype, stored)
-    like = _map_sharded(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=where),
-        stored,
-        sharding,
-    )
-    params = orbax_io.restore(path / "params", like)
-    jax.tree.map(_check_finite, params, stored)
-    return config, model, params
+def _is_ours(path: Path) -> bool:
+    return inner_file(path, "metadata.json") is not None
 
 
-def _load_hf(path: Path, dtype: Any, sharding: Any) -> tuple[dict[str, Any], LinenLM, Any]:
-    folder = open_folder(path)
-    model, params, _ = to_params(folder.config, folder.tensors)
-    dtype = _compute_dtype(dtype, params)
-
-    def put(leaf: LazyTensor, where: jax.sharding.Sharding) -> jax.Array:
-        array = leaf.astype(dtype).finite().read()
-        return jax.block_until_ready(jax.device_put(array, where))  # one at a time
-
-    return folder.config, model, _map_sharded(put, params, sharding)
+def _open_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters, leaves lazy, checked against the config."""
+    if not _is_ours(path):
+        return to_params(config, open_folder(path).tensors)[1]
+    params = open_params(path)
+    check_params(model_of(config), params)
+    return params
 
 
-@jax.jit
-def _is_finite(array: jax.Array) -> jax.Array:
-    return jnp.isfinite(array).all()
+def _put(params: Mapping[str, Any], model: LinenLM, dtype: np.dtype) -> Any:
+    """Read the parameters onto their devices."""
+    layout = model.layout
+    if layout is None:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda leaf: leaf.astype(dtype).finite().put(here), params)
 
+    def put(axes: PartitionSpec, leaf: LazyTensor) -> jax.Array:
+        if "kv_heads" in axes:
+            leaf = leaf.repeated(model.kv_repeat, model.config.head_dim)
+        return leaf.astype(dtype).finite().put(layout.sharding(tuple(axes)))
 
-def _check_finite(array: jax.Array, stored: LazyTensor) -> None:
-    if not _is_finite(array):
-        raise ValueError(
-            f"{stored.name}: infinite or NaN value in {array.dtype.name}; weights must be finite: "
-            "use an undamaged checkpoint or a wider dtype"
-        )
-
-
-def _map_sharded(call: Callable[[Any, Any], Any], tree: Mapping[str, Any], sharding: Any) -> Any:
-    """Map `call(leaf, its sharding)` over the tree."""
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    if isinstance(sharding, jax.sharding.Sharding):
-        return jax.tree.map(lambda leaf: call(leaf, sharding), tree)
-    return jax.tree.map(call, tree, sharding)
+    is_axes = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+    return jax.tree.map(put, model.param_axes(), params, is_leaf=is_axes)
 
 
 def _compute_dtype(dtype: Any, tree: Mapping[str, Any]) -> np.dtype:

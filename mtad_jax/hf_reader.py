@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mtad_jax import torch_reader
-from mtad_jax.lazy import SAFETENSORS_DTYPES, LazyTensor
+from mtad_jax.lazy import SAFETENSORS_DTYPES, Index, LazyTensor
 
 SIDE_FILES = (
     "generation_config.json",
@@ -203,13 +204,8 @@ def read_safetensors(file: Path) -> dict[str, LazyTensor]:
     Raises:
       ValueError: damaged, or of a dtype that numpy lacks.
     """
-    try:
-        handle = safe_open(file, framework="np")
+    with _open_safetensors(file) as handle:
         slices = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{file}: truncated or corrupt safetensors file ({error}): download it again"
-        ) from error
     out = {}
     for key, part in slices.items():
         kind = part.get_dtype()
@@ -221,6 +217,25 @@ def read_safetensors(file: Path) -> dict[str, LazyTensor]:
             name=f"{file}: {key}",
             shape=tuple(part.get_shape()),
             dtype=np.dtype(SAFETENSORS_DTYPES[kind]),
-            source=lambda key=key: handle.get_tensor(key),
+            source=lambda index, key=key: _read_part(file, key, index),
         )
     return out
+
+
+def _read_part(file: Path, key: str, index: Index) -> np.ndarray:
+    # Opened each time, so that what was read does not stay mapped.
+    with _open_safetensors(file) as handle:
+        part = handle.get_slice(key)
+        whole = [slice(0, n) for n in part.get_shape()] == list(index)
+        return handle.get_tensor(key) if whole else part[index]
+
+
+@contextmanager
+def _open_safetensors(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="np") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{file}: truncated or corrupt safetensors file ({error}): download it again"
+        ) from error

@@ -1,7 +1,7 @@
-"""Tensors that are known by shape and dtype and read one at a time.
+"""Tensors that are known by shape and dtype and read one at a time, whole or in parts.
 
 Readers hand them out and writers take them, so a conversion never holds more than the tensor at
-hand.
+hand, and a device gets its part of a tensor without the rest being read.
 """
 
 import math
@@ -40,6 +40,10 @@ SAFETENSORS_DTYPES = {
 """safetensors' names of the dtypes that are read and written."""
 
 
+Index = tuple[slice, ...]
+"""A part of a tensor: a slice of every dimension, with bounds and without a step."""
+
+
 @dataclass(frozen=True)
 class LazyTensor:
     """A tensor that is read when asked for, each time anew.
@@ -47,13 +51,13 @@ class LazyTensor:
     Attributes:
       name: for messages: file and key.
       shape, dtype: of what `read` returns.
-      source: returns the array.
+      source: returns the part of the array that an `Index` names.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    source: Callable[[], np.ndarray]
+    source: Callable[[Index], np.ndarray]
 
     @property
     def size(self) -> int:
@@ -65,15 +69,47 @@ class LazyTensor:
         """Bytes of the array that `read` returns."""
         return self.size * self.dtype.itemsize
 
-    def read(self) -> np.ndarray:
-        """Return the array, C-contiguous."""
+    def read(self, index: Index | None = None) -> np.ndarray:
+        """Return the array, or a part of it, C-contiguous."""
+        index = tuple(slice(0, n) for n in self.shape) if index is None else index
         with np.errstate(over="ignore"):  # what becomes infinite, `finite` reports by name
-            return np.asarray(self.source(), dtype=self.dtype, order="C")
+            return np.asarray(self.source(index), dtype=self.dtype, order="C")
+
+    def put(self, sharding: jax.sharding.Sharding) -> jax.Array:
+        """Return the tensor as a jax array; a process reads just what its own devices hold.
+
+        One part after the other, and once even where several devices hold it.
+        """
+        devices: dict[tuple[tuple[int, int], ...], list[Any]] = {}
+        for device, index in sharding.addressable_devices_indices_map(self.shape).items():
+            bounds = zip(index or (), self.shape, strict=True)
+            devices.setdefault(tuple(s.indices(n)[:2] for s, n in bounds), []).append(device)
+        parts = []
+        for bounds, holders in devices.items():
+            part = self.read(tuple(slice(*bound) for bound in bounds))
+            parts += jax.block_until_ready([jax.device_put(part, device) for device in holders])
+        return jax.make_array_from_single_device_arrays(
+            self.shape, sharding, parts, dtype=self.dtype
+        )
 
     def transposed(self) -> "LazyTensor":
         """Return the transpose of a matrix."""
-        source = self.source
-        return replace(self, shape=self.shape[::-1], source=lambda: np.transpose(source()))
+        source, shape = self.source, self.shape[::-1]
+        return replace(self, shape=shape, source=lambda index: source(index[::-1]).T)
+
+    def repeated(self, times: int, size: int) -> "LazyTensor":
+        """Return the tensor with each block of `size` in its last dimension `times` times."""
+        source, wide = self.source, times * size
+
+        def read(index: Index) -> np.ndarray:
+            *rest, last = index
+            first, end = last.start // wide, -(-last.stop // wide)  # blocks
+            part = source((*rest, slice(first * size, end * size)))
+            blocks = part.reshape(*part.shape[:-1], end - first, size)
+            every = np.repeat(blocks, times, axis=-2).reshape(*part.shape[:-1], -1)
+            return every[..., last.start - first * wide : last.stop - first * wide]
+
+        return replace(self, shape=(*self.shape[:-1], times * self.shape[-1]), source=read)
 
     def astype(self, dtype: Any) -> "LazyTensor":
         """Return the tensor rounded to `dtype` when read (None: as it is)."""
@@ -85,13 +121,13 @@ class LazyTensor:
         Raises:
           ValueError: on reading, if a value (after rounding to `dtype`) is infinite or NaN.
         """
-        return replace(self, source=lambda: _check_finite(self.read(), self.name))
+        return replace(self, source=lambda at: _check_finite(self.read(at), self.name, at))
 
     def each(self, call: Callable[[], Any]) -> "LazyTensor":
         """Return the tensor with `call` after every read, for a progress bar."""
 
-        def read() -> np.ndarray:
-            array = self.read()
+        def read(index: Index) -> np.ndarray:
+            array = self.read(index)
             call()
             return array
 
@@ -99,8 +135,16 @@ class LazyTensor:
 
 
 def from_array(array: Any, name: str = "array") -> LazyTensor:
-    """Wrap a numpy or jax array; a jax array is fetched when read."""
-    return LazyTensor(name, tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
+    """Wrap a numpy or jax array; a jax array, on a mesh or not, is fetched when read."""
+
+    def read(index: Index) -> np.ndarray:
+        fetched = array
+        if isinstance(array, jax.Array):  # a new one, as it keeps what it fetched
+            parts = [shard.data for shard in array.addressable_shards]
+            fetched = jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts)
+        return np.asarray(fetched)[index]
+
+    return LazyTensor(name, tuple(array.shape), np.dtype(array.dtype), read)
 
 
 def common_dtype(tree: Any) -> np.dtype:
@@ -109,14 +153,15 @@ def common_dtype(tree: Any) -> np.dtype:
     return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
 
 
-def _check_finite(array: np.ndarray, name: str) -> np.ndarray:
+def _check_finite(array: np.ndarray, name: str, part: Index) -> np.ndarray:
     integer, mask = _EXPONENT[array.dtype]
     bits = array.reshape(-1).view(integer)
     for start in range(0, bits.size, _BLOCK):
         bad = (bits[start : start + _BLOCK] & mask) == mask
         if bad.any():
             index = np.unravel_index(start + int(bad.argmax()), array.shape)
-            value, at = float(array[index]), [int(i) for i in index]
+            value = float(array[index])
+            at = [int(i) + where.start for i, where in zip(index, part, strict=True)]
             raise ValueError(
                 f"{name}: value {value} at {at} in {array.dtype.name}; weights must be finite: "
                 "use an undamaged checkpoint or a wider dtype"

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import type_handlers
 
-from mtad_jax.lazy import LazyTensor
+from mtad_jax.lazy import Index, LazyTensor
 
 
 class _LazyHandler(type_handlers.NumpyHandler):
@@ -68,25 +69,6 @@ def _unlogged() -> Iterator[None]:
         logger.removeFilter(mild)
 
 
-def restore(folder: Path, like: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Read a checkpoint as jax arrays of the dtypes and shardings that `like` asks for.
-
-    Args:
-      folder: the checkpoint.
-      like: its tree, with `jax.ShapeDtypeStruct` leaves that have shardings.
-
-    Raises:
-      ValueError: the checkpoint is damaged.
-    """
-    restore_args = jax.tree.map(
-        lambda leaf: ocp.ArrayRestoreArgs(
-            dtype=leaf.dtype, sharding=leaf.sharding, global_shape=leaf.shape
-        ),
-        like,
-    )
-    return _restore(folder, like, restore_args)
-
-
 def open_lazy(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's tree with lazy leaves.
 
@@ -105,27 +87,27 @@ def open_lazy(folder: Path) -> dict[str, Any]:
             name=f"{folder}: {names[path]}",
             shape=tuple(leaf.shape),
             dtype=leaf.dtype,
-            source=lambda path=path: _read_leaf(folder, flat, path),
+            source=lambda index, path=path: _read_part(folder, path, index),
         )
         for path, leaf in flat.items()
     }
     return unflatten_dict(lazy)
 
 
-def _read_leaf(folder: Path, flat: Mapping[Any, Any], wanted: Any) -> Any:
-    tree = {path: leaf if path == wanted else ocp.PLACEHOLDER for path, leaf in flat.items()}
-    arg = ocp.RestoreArgs()
-    args = {path: arg for path in flat}
-    out = _restore(folder, unflatten_dict(tree), unflatten_dict(args))
-    return flatten_dict(out)[wanted]
-
-
-def _restore(folder: Path, item: Any, restore_args: Any) -> Any:
-    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
+def _read_part(folder: Path, path: Sequence[str], index: Index) -> Any:
+    """Return a part of an array, of which tensorstore reads the chunks that it touches."""
+    store = {
+        "driver": "zarr",
+        "kvstore": {
+            "driver": "ocdbt",
+            "base": {"driver": "file", "path": f"{folder.absolute()}/"},
+            "path": ".".join(path) + "/",
+        },
+        "fill_missing_data_reads": False,
+    }
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            return checkpointer.restore(folder.absolute(), args=args)
-    except Exception as error:  # whatever orbax, json and tensorstore make of damaged files
+        return ts.open(store, open=True, read=True).result()[index].read().result()
+    except Exception as error:  # whatever tensorstore makes of damaged files
         raise _damaged(folder, error) from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack, cast
 
 import numpy as np
+from jax.sharding import Mesh
 
 from mtad_jax import checkpoint, tokenizers
 from mtad_jax.checkpoint import LoadedModel
@@ -95,17 +96,37 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, target: str | Path, draft: str | Path | None = None, *, dtype: Any = None
+        cls,
+        target: str | Path,
+        draft: str | Path | None = None,
+        *,
+        dtype: Any = None,
+        mesh: Mesh | None = None,
+        shard_draft: bool = False,
     ) -> "Pipeline":
-        """Open one or two checkpoint folders, ours or Hugging Face's; see `mtad_jax.load`."""
-        models = [checkpoint.load(path, dtype=dtype) for path in (target, draft) if path]
-        return cls(*models)
+        """Open one or two checkpoint folders, ours or Hugging Face's; see `mtad_jax.load`.
+
+        On a mesh every device holds the whole draft, unless `shard_draft`: a small model's layers
+        are done before its devices could have talked to each other.
+
+        Raises:
+          ValueError: as `mtad_jax.load`, and as `Pipeline`. What the configs tell is refused
+            before any weights are read.
+        """
+        if shard_draft and (mesh is None or draft is None):
+            missing = "draft" if draft is None else "mesh"
+            raise ValueError(f"shard_draft=True needs a {missing}: give one or leave it out")
+        folders = [(target, False)] + ([(draft, not shard_draft)] if draft else [])
+        for path, whole in folders:
+            checkpoint.open_model(path, mesh=mesh, replicated=whole)
+        return cls(*(checkpoint.load(p, dtype=dtype, mesh=mesh, replicated=w) for p, w in folders))
 
     @classmethod
-    def shipped(cls) -> "Pipeline":
+    def shipped(cls, *, mesh: Mesh | None = None, shard_draft: bool = False) -> "Pipeline":
         """Open the trained pair that comes with the package; `docs/training.md` has its recipe."""
         with resources.as_file(resources.files("mtad_jax") / "assets") as folder:
-            return cls.load(folder / "target", folder / "draft")
+            pair = folder / "target", folder / "draft"
+            return cls.load(*pair, mesh=mesh, shard_draft=shard_draft)
 
     def __call__(
         self,

@@ -56,10 +56,10 @@ def _wrap(name: str, value: Any) -> LazyTensor:
     if value.dtype == torch.bfloat16:  # numpy has none: pass the bits on
         bits = value.view(torch.int16)
         dtype = np.dtype(jnp.bfloat16)
-        return LazyTensor(name, tuple(value.shape), dtype, lambda: bits.numpy().view(dtype))
+        return LazyTensor(name, tuple(value.shape), dtype, lambda at: bits[at].numpy().view(dtype))
     try:
         dtype = torch.empty(0, dtype=value.dtype).numpy().dtype
     except Exception as error:  # torch raises TypeError, RuntimeError, ... by dtype
         kind = str(value.dtype).removeprefix("torch.")
         raise ValueError(f"{name}: dtype {kind} is not supported: numpy lacks it") from error
-    return LazyTensor(name, tuple(value.shape), dtype, value.numpy)
+    return LazyTensor(name, tuple(value.shape), dtype, lambda at: value[at].numpy())
