@@ -22,6 +22,7 @@ from experiments import generate, hosts
 from experiments.benchmark_tasks import make_tasks
 from experiments.prompts import Prompt, encode_prompts, read_prompts
 from experiments.settings import (
+    MESH_FLAGS,
     check_models,
     define_control_flags,
     define_draft_warp_flags,
@@ -124,8 +125,8 @@ def command_line(found: Calibration, values: flags.FlagValues) -> str:
     words += [f"--{name}={shown(value)}" for name, value in found.settings.items()]
     theirs = flags.FlagValues()
     generate.define_flags(theirs)
-    for name in (*setting_flags(), "batch_size"):
-        without = name.startswith("draft") and not found.choice.needs_draft
+    for name in (*setting_flags(), *MESH_FLAGS, "batch_size"):
+        without = "draft" in name and not found.choice.needs_draft
         if name in values and not without and values[name].value != theirs[name].value:
             words.append(shlex.quote(values[name].serialize()))
     if values.batch_size == 1:

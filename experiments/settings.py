@@ -5,10 +5,12 @@ apart from a default and never ignored.
 """
 
 import dataclasses
+import math
 import re
 from typing import Any
 
 from absl import flags
+from jax.sharding import Mesh
 
 from experiments.rules import define_strategy_flags, read_strategy
 from mtad_jax.decode.checks import check_lengths
@@ -21,7 +23,7 @@ from mtad_jax.warp import Warp, check_warp
 flags.disclaim_key_flags()
 
 TEMPERATURE, TOP_K, TOP_P, TAU = 1.0, 10, 0.9, 0.5  # of the paper's experiments
-_MESH_FLAGS = ("mesh", "shard_draft")  # no text depends on these
+MESH_FLAGS = ("mesh", "shard_draft")  # no text depends on these
 _WARP_FLAGS = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -74,7 +76,7 @@ def setting_flags() -> list[str]:
     """Return the names of the flags that a text depends on."""
     values = flags.FlagValues()
     define_setting_flags(values)
-    return [name for name in values if name not in _MESH_FLAGS]
+    return [name for name in values if name not in MESH_FLAGS]
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
@@ -164,8 +166,9 @@ def read_settings(values: flags.FlagValues) -> Settings:
         penalty=values.repetition_penalty is not None,
     )
     strategy = read_strategy(values, request)
-    if draft_warp is not None and not strategy.needs_draft:
-        raise ValueError(_without_draft(first_draft_warp_flag(values), values.strategy))
+    if not strategy.needs_draft and (draft_warp is not None or values.shard_draft):
+        flag = "--shard_draft" if draft_warp is None else first_draft_warp_flag(values)
+        raise ValueError(_without_draft(flag, values.strategy))
     return Settings(
         strategy=strategy,
         warp=warp,
@@ -293,15 +296,37 @@ def load_models(values: flags.FlagValues) -> Pipeline:
     Raises:
       ValueError: as `Pipeline.load`; before any weights are read where the mesh does not suit.
     """
+    place: dict[str, Any] = {"mesh": read_mesh(values), "shard_draft": values.shard_draft}
+    if values.target is None:
+        return Pipeline.shipped(**place)
+    return Pipeline.load(values.target, values.draft, **place)
+
+
+def read_mesh(values: flags.FlagValues) -> Mesh | None:
+    """Return the mesh that --mesh asks for; None without it.
+
+    Raises:
+      ValueError: it does not match the devices or the rows decoded together, or --shard_draft has
+        nothing to split.
+    """
     if values.shard_draft and values.mesh is None:
         raise ValueError("--shard_draft needs --mesh, e.g. --mesh=model:4: give it or leave it out")
     if values.shard_draft and values.target is not None and values.draft is None:
         raise ValueError("--shard_draft needs a draft: give --draft=DIR or leave it out")
-    mesh = None if values.mesh is None else make_mesh(values.mesh)
-    place: dict[str, Any] = {"mesh": mesh, "shard_draft": values.shard_draft}
-    if values.target is None:
-        return Pipeline.shipped(**place)
-    return Pipeline.load(values.target, values.draft, **place)
+    if values.mesh is None:
+        return None
+    mesh = make_mesh(values.mesh)
+    given = [name for name in ("batch_size", "samples") if name in values]
+    counts: dict[str, int] = {f"--{name}": getattr(values, name) for name in given}
+    split = mesh.shape["data"]
+    if math.prod(counts.values()) % split:
+        shown = " * ".join(f"{flag}={n}" for flag, n in counts.items()) or "one text at a time"
+        cure = "raise it to a multiple, or " if given else ""
+        raise ValueError(
+            f"--mesh={values.mesh} splits rows over data:{split}, which does not divide {shown}: "
+            f"{cure}give a mesh without data, e.g. model:{mesh.size}"
+        )
+    return mesh
 
 
 def _read_ids(values: flags.FlagValues, name: str) -> tuple[int, ...] | None:
