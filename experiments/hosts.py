@@ -98,7 +98,7 @@ def read_place(values: flags.FlagValues) -> Place | None:
     if values.supervisor not in (None, os.getppid()):
         raise ValueError("--supervisor is for the program itself: leave it out")
     place = find_place(values.coordinator, values.num_processes, values.process_id)
-    if place.processes > 1 and "mesh" in values and values["mesh"].value is None:
+    if place.processes > 1 and values.mesh is None:
         raise ValueError(
             f"{place.processes} processes need --mesh, the layout of all their devices, e.g. "
             f"--mesh=data:{place.processes} with one device each"

@@ -203,26 +203,31 @@ class Answerer(_Roll):
 
     async def join(self, timeout_s: float) -> None:
         """Wait until process 0 says that all are there, or the verdict is known."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout_s
-        while self._line is None:
-            try:
-                found = asyncio.open_connection(self.place.host, self.place.port)
-                self._line = self._open(*await asyncio.wait_for(found, max(end - loop.time(), 1)))
-            except (OSError, TimeoutError) as error:
-                if loop.time() >= end:
-                    self._decide(
-                        f"process 0 never answered at {self.place.host}:{self.place.port} within "
-                        f"{timeout_s:g} s ({_reason(error)}): start it there, or raise "
-                        "--join_timeout"
-                    )
-                    return
-                await asyncio.sleep(0.2)
+        self._line = await self._call(timeout_s)
+        if self._line is None:
+            return
         await self._line.send({"kind": "hello", "index": self.place.index, "facts": self._facts})
         self.start(self._beat(self._line))
         joined = asyncio.get_running_loop().create_future()
         self.start(self._follow(self._line, joined))
         await asyncio.wait({joined, self.verdict}, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _call(self, timeout_s: float) -> _Line | None:
+        """Connect to process 0; None where the verdict came first."""
+        loop, at = asyncio.get_running_loop(), f"{self.place.host}:{self.place.port}"
+        end = loop.time() + timeout_s
+        while not self.verdict.done():
+            try:
+                found = asyncio.open_connection(self.place.host, self.place.port)
+                return self._open(*await asyncio.wait_for(found, BEAT_S))
+            except (OSError, TimeoutError) as error:
+                if loop.time() >= end:
+                    self._decide(
+                        f"process 0 never answered at {at} within {timeout_s:g} s "
+                        f"({_reason(error)}): start it there, or raise --join_timeout"
+                    )
+            await asyncio.sleep(0.2)
+        return None
 
     async def end(self, failure: str | None, cause: bool = True) -> None:
         """Tell process 0 that this one ended, or why it failed."""

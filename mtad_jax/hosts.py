@@ -94,21 +94,22 @@ def _detected() -> Place:
             "--coordinator=auto found no TPU pod, Slurm or other cluster: give "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I"
         )
-    host, port = _address(address)
-    return Place(host, port - 1, processes, index)  # so that the runtime has the port of jax
+    host, port = address.rsplit(":", 1)
+    return Place(host.strip("[]"), int(port) - 1, processes, index)  # jax's own is the runtime's
 
 
 def join(place: Place, timeout_s: float) -> None:
     """Connect this process to the others; before jax is used for anything else.
 
-    The process is aborted where they do not come within `timeout_s` seconds.
+    The process is aborted where they do not come within `timeout_s` seconds, at least a minute:
+    they are there, but may still be importing.
     """
     host = f"[{place.host}]" if ":" in place.host else place.host
     jax.distributed.initialize(
         f"{host}:{place.port + 1}",
         place.processes,
         place.index,
-        initialization_timeout=max(round(timeout_s), 1),
+        initialization_timeout=max(round(timeout_s), 60),
         heartbeat_timeout_seconds=HEARTBEAT_S,
         shutdown_timeout_seconds=END_S,
     )
