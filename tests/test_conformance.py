@@ -63,6 +63,13 @@ def tables():
     return table_lm(target), table_lm(target + rng.normal(scale=0.7, size=target.shape))
 
 
+def llamas():
+    """A pair of one shape: that the target drafts for itself takes no further program."""
+    target, draft = tiny_pair()
+    other = tiny_pair(1)[0].params["layer_1"]
+    return target, dataclasses.replace(target, params=draft.params | {"layer_1": other})
+
+
 @pytest.fixture
 def compiled_in_a_hurry():
     """Compiling is nearly all that these tests do: half of it is optimisation."""
@@ -85,10 +92,10 @@ def test_on_tables(name):
     check_strategy(RECIPES[name], *tables(), **EXPECTED.get(name, {}))
 
 
-@pytest.mark.slow  # each compiles five programs
+@pytest.mark.slow  # each compiles two programs or three
 @pytest.mark.parametrize("name", RECIPES)
 def test_on_llamas(name):
-    check_strategy(RECIPES[name], *tiny_pair(), **EXPECTED.get(name, {}))
+    check_strategy(RECIPES[name], *llamas(), **EXPECTED.get(name, {}))
 
 
 @pytest.mark.slow

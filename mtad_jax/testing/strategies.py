@@ -12,14 +12,14 @@ import numpy as np
 
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate, stream
-from mtad_jax.decode.loop import run
+from mtad_jax.decode.loop import bucket, run
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.testing.results import check_result, same_result
 from mtad_jax.warp import Warp, warped_logp
 
-_LENGTHS = (1, 9, 4)  # of the prompts
+_LENGTHS = (1, 9, 4, 40)  # of the prompts; the last takes a larger bucket than the others
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def check_strategy(
     Raises:
       AssertionError: one of the promises is broken; the message says which.
     """
-    prompts = np.random.default_rng(seed).integers(0, target.vocab_size, (3, max(_LENGTHS)))
+    size = (len(_LENGTHS), max(_LENGTHS))
+    prompts = np.random.default_rng(seed).integers(0, target.vocab_size, size)
     warp = Warp(1.0, 0.9, min(8, target.vocab_size)) if warp is None else warp
     subject = _Subject(
         strategy, target, draft, warp, max_new_tokens, eos_id, seed, final, prompts,
@@ -93,7 +94,6 @@ def check_strategy(
     check_result(base, subject.eos_id, max_new_tokens, final=final)
     _check_scores(subject, base, atol)
     _check_alone(subject, base, atol)
-    _check_padding(subject, base, atol)
     _check_limits(subject, base)
     _check_ends(subject, base)
     _check_stream(subject, base)
@@ -137,31 +137,32 @@ def _check_scores(subject: _Subject, base: DecodeResult, atol: float) -> None:
 
 
 def _check_alone(subject: _Subject, base: DecodeResult, atol: float) -> None:
-    """A row alone, with junk after its prompt and a larger cache, gives the same text."""
+    """Beside a long prompt a row's text is that of the row alone.
+
+    Alone it has junk after its prompt, a smaller bucket and a larger cache. The long prompt itself
+    gets other neighbours instead: all of these runs share two programs.
+    """
     junk = np.pad(subject.prompts, ((0, 0), (0, 7)), constant_values=1)
     slots = 50 + max(_LENGTHS) + subject.max_new_tokens
     slots += subject.strategy.scratch(subject.max_new_tokens)
-    for row, n in enumerate(subject.length):
+    long = len(_LENGTHS) - 1
+    for row, n in enumerate(subject.length[:long]):
         alone = subject.decode(
             prompts=junk[row : row + 1], length=np.array([n]), row_ids=[row], slots=slots
         )
         same_result(alone, 0, base, row, atol, "alone with a larger cache")
-
-
-def _check_padding(subject: _Subject, base: DecodeResult, atol: float) -> None:
-    """A neighbour with a long prompt, hence another bucket, changes nothing."""
-    long = np.random.default_rng(1).integers(0, subject.target.vocab_size, (3, 40))
-    long[:, : subject.prompts.shape[1]] = subject.prompts
-    length = np.array([40, *subject.length[1:]])
-    padded = subject.decode(prompts=long, length=length)
-    for row in (1, 2):
-        same_result(padded, row, base, row, atol, "beside a long prompt")
+    others = np.random.default_rng(1).integers(0, subject.target.vocab_size, subject.prompts.shape)
+    others[long] = subject.prompts[long]
+    beside = subject.decode(prompts=others, length=np.array([30, 2, 17, _LENGTHS[long]]))
+    same_result(beside, long, base, long, atol, "beside other prompts")
 
 
 def _check_limits(subject: _Subject, base: DecodeResult) -> None:
     """`max_new_tokens` is never exceeded; a lower one cuts the same text."""
+    scratch = subject.strategy.scratch(subject.max_new_tokens)
+    slots = bucket(max(_LENGTHS) + subject.max_new_tokens + scratch)  # the same program for all
     for limit in (1, 2, 3, subject.max_new_tokens - 1):
-        cut = subject.decode(max_new_tokens=limit)
+        cut = subject.decode(max_new_tokens=limit, slots=slots)
         check_result(cut, subject.eos_id, limit, final=subject.final)
         for row in range(len(subject.length) if subject.final else 0):
             want = np.asarray(base.tokens[row, : min(limit, int(base.length[row]))]).tolist()
@@ -200,7 +201,7 @@ def _check_compiles_once(subject: _Subject) -> None:
     subject.decode(warp=warp)
     subject.decode(strategy=jax.tree.map(lambda x: 0.9 * x, subject.strategy))
     subject.decode(seed=subject.seed + 1, max_new_tokens=subject.max_new_tokens - 1)
-    subject.decode(prompts=subject.prompts[::-1, 1:], length=subject.length[::-1] // 2 + 1)
+    subject.decode(prompts=subject.prompts[::-1, 1:], length=subject.length[::-1] * 9 // 10 + 1)
     list(subject.decode(stream, rounds=1))
     if _programs() != start:
         raise AssertionError(f"{_programs() - start} new programs for traced settings")
