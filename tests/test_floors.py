@@ -10,8 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "errors",
-    "types lazy atomic cli hosts token_bytes tokenizer_settings models decode calibration",
-    "sharding",
+    "types lazy atomic cli hosts token_bytes tokenizer_settings models decode calibration "
+    "planning planning.chips planning.collectives",
+    "sharding planning.topology",
+    "quantize",
     "warp keys tree cache orbax_io torch_reader tokenizer_files",
     "models.base models.layers decode.state hf_reader tokenizers",
     "models.llama models.opt decode.law decode.result decode.strategy detokenize",
@@ -20,9 +22,9 @@ FLOORS = [
     "decode.drafters decode.checks hf_params",
     "decode.draft_verify decode.beam_search decode.settings checkpoint hf_writer "
     "decode.trees decode.lookup decode.confident decode.mtjd decode.dsbd",
-    "recipes decode.generate",
-    "pipeline calibration.candidates calibration.calls",
-    "testing.fakes testing.models testing.results calibration.meter",
+    "recipes decode.generate saving",
+    "pipeline calibration.candidates calibration.calls planning.memory",
+    "testing.fakes testing.models testing.results calibration.meter planning.costs",
     "testing.strategies calibration.decide calibration.predict",
     "testing calibration.report",
     "calibration.search",

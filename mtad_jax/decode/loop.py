@@ -17,7 +17,8 @@ from mtad_jax.sharding import by_rows, replicated
 from mtad_jax.types import Array, Bool, Int
 
 ALL_ROUNDS = 2**31 - 1  # more than any text needs
-_CHUNK = 512  # prompt tokens run at once: bounds prefill's temporaries at long context
+CHUNK = 512
+"""Prompt tokens run at once: bounds prefill's temporaries at long context."""
 
 
 def bucket(size: int) -> int:
@@ -26,8 +27,8 @@ def bucket(size: int) -> int:
     32, 48, 64, 96, 128, ... up to 512, then multiples of 512: at most 1.5 times the need, and few
     programs.
     """
-    if size > _CHUNK:
-        return -(-size // _CHUNK) * _CHUNK
+    if size > CHUNK:
+        return -(-size // CHUNK) * CHUNK
     steps = (32, 48, 64, 96, 128, 192, 256, 384, 512)
     return next(step for step in steps if step >= size)
 
@@ -132,7 +133,7 @@ def _prefill(target: BoundLM, draft: BoundLM | None, state: DecodeState, width: 
 
 def _fill(lm: BoundLM, cache, tokens: Int[Array, "B S"], width: int, started: Bool[Array, ""]):
     """Fill cache slots 0 ... width - 1; slots past a row's prompt are scratch."""
-    batch, chunk = tokens.shape[0], min(width, _CHUNK)
+    batch, chunk = tokens.shape[0], min(width, CHUNK)
 
     def one_chunk(i, cache):
         # The last chunk of a width that is no multiple of it starts early: some tokens run twice.

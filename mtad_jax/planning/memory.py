@@ -1,0 +1,164 @@
+"""Bytes that a decode needs on each chip, part by part, before and beside the compiler's count."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtad_jax.decode.loop import CHUNK
+from mtad_jax.planning.chips import Chip
+from mtad_jax.planning.program import Job, Program, state_of
+
+RESERVE = 0.02
+"""Share of a chip's memory that is left for other programs: prompts, results, the runtime."""
+
+_LANES, _SUBLANES = 128, 8  # a TPU's tile: the last two dimensions are padded to it
+_LAWS = 6  # arrays [B, N, V] of f32 that are live at once: logits, log-laws, their sort
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on each chip.
+
+    Attributes:
+      parts: name -> bytes that stay there from round to round.
+      laws: logits and the distributions made of them, of the widest call.
+      activations: everything else that prefill or a round needs for a while.
+      code: of the program; 0: not known before it is compiled.
+    """
+
+    parts: dict[str, int]
+    laws: int
+    activations: int
+    code: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Bytes of all parts that stay: the program's arguments."""
+        return sum(self.parts.values())
+
+    @property
+    def temporaries(self) -> int:
+        """Bytes that come and go; prefill makes no logits, so the larger of both counts."""
+        return self.laws + self.activations
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.kept + self.temporaries + self.code
+
+
+def analytic(job: Job, *, tpu: bool) -> Memory:
+    """Add up a decode's bytes on each chip from shapes alone.
+
+    Args:
+      job: the decode.
+      tpu: count the padding of arrays to a TPU's tiles.
+    """
+    size = padded_bytes if tpu else plain_bytes
+    state = state_of(job)
+    parts = {f"{name} weights": total(lm.params, size) for name, lm in job.models.items()}
+    caches = {name: total(getattr(state, f"{name}_cache"), size) for name in job.models}
+    share = job.scratch / job.slots
+    for name, cache in caches.items():
+        parts[f"{name} cache"] = round(cache * (1 - share))
+    parts["scratch slots"] = sum(caches.values()) - sum(parts[f"{name} cache"] for name in caches)
+    rest = dataclasses.replace(state, target_cache=None, draft_cache=None)
+    parts["text and trace"] = total(rest, size)
+    laws, fill, step = _laws(job), _prefill(job), _round(job)
+    return Memory(parts, laws, max(fill - laws, step))
+
+
+def total(tree: Any, size: Callable[[Any], int]) -> int:
+    """Return the bytes of a tree's arrays on one chip."""
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _local(leaf: Any) -> tuple[tuple[int, ...], int]:
+    """Return the shape of a chip's part of an array, and the bytes of an item."""
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return (*shape, 2), 4  # what a key is made of
+    return shape, leaf.dtype.itemsize
+
+
+def plain_bytes(leaf: Any) -> int:
+    """Return the bytes of a chip's part of an array."""
+    shape, item = _local(leaf)
+    return math.prod(shape) * item
+
+
+def padded_bytes(leaf: Any) -> int:
+    """Return them as a TPU keeps it: the last two dimensions padded to tiles, whichever way less.
+
+    A short dimension of rows gets a short tile.
+    """
+    shape, item = _local(leaf)
+    if len(shape) < 2:
+        return -(-math.prod(shape) // _LANES) * _LANES * item
+    *outer, a, b = shape
+
+    def tiles(rows: int, columns: int) -> int:
+        short = min(_SUBLANES, 1 << (rows - 1).bit_length()) if rows else 1
+        return -(-rows // short) * short * (-(-columns // _LANES)) * _LANES
+
+    return math.prod(outer) * min(tiles(a, b), tiles(b, a)) * item
+
+
+def _rows(job: Job) -> int:
+    return job.batch // job.mesh.shape["data"]
+
+
+def _laws(job: Job) -> int:
+    """Return the bytes of a verification's logits and laws."""
+    return _LAWS * 4 * _rows(job) * job.scratch * job.target.vocab_size
+
+
+def _prefill(job: Job) -> int:
+    """Return the bytes that a chunk of the prompt needs in the target, one layer at a time."""
+    return _layer(job, min(job.prompt, CHUNK))
+
+
+def _round(job: Job) -> int:
+    """Return the bytes that a verification needs beside its laws."""
+    return _layer(job, job.scratch)
+
+
+def _layer(job: Job, tokens: int) -> int:
+    """Return the bytes of one layer's activations for so many tokens a row."""
+    c: Any = job.target.model.config  # type: ignore[attr-defined]
+    rules = job.target.model.layout.rules  # type: ignore[attr-defined]
+    split = math.prod(job.mesh.shape[a] for a in dict(rules.table).get("mlp", ()))
+    item = job.target.dtype.itemsize
+    stream = c.embed_dim * (2 * item + 4)
+    hidden = 2 * c.mlp_dim // split * item
+    scores = c.num_heads // split * job.slots * (4 + item)
+    return _rows(job) * tokens * (stream + max(hidden, scores))
+
+
+def usable(chip: Chip) -> float:
+    """Return the bytes of a chip that a plan may fill."""
+    return chip.memory * (1 - RESERVE)
+
+
+def largest(sizes: Iterable[int], fits: Callable[[int], bool]) -> int | None:
+    """Return the largest of rising sizes that fits, by halving; None: not even the first."""
+    sizes = list(sizes)
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if fits(sizes[middle]) else (low, middle)
+    return sizes[low - 1] if low else None
+
+
+def calibrated(memory: Memory, job: Job, program: Program, other: Job, *, tpu: bool) -> float:
+    """Return the bytes of another decode, its temporaries scaled by what the compiler needed here.
+
+    An estimate: compile the other one to be sure.
+    """
+    guess = analytic(other, tpu=tpu)
+    scale = program.temporaries / max(memory.temporaries, 1)
+    return guess.kept + guess.temporaries * scale + program.code

@@ -1,0 +1,268 @@
+"""The real decode, lowered and compiled from shapes alone: no array is ever made."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mtad_jax import cache as kv
+from mtad_jax.decode import checks
+from mtad_jax.decode.loop import empty_state, run
+from mtad_jax.decode.settings import Settings, check_settings
+from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.decode.strategy import Strategy
+from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.sharding import by_rows, make_mesh, replicated
+
+_PREFILL = 512  # prompt tokens unless told otherwise
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked decode: what `generate` would be called with, as shapes with their places.
+
+    Attributes:
+      target, draft: the models; the draft is None where the rule needs none.
+      strategy, controls: the rule, and what every rule honours.
+      batch: rows.
+      slots: cache slots a row.
+      scratch: how many of them a round needs beyond the text.
+      prompt: tokens of the longest prompt.
+      mesh: of all devices.
+    """
+
+    target: BoundLM
+    draft: BoundLM | None
+    strategy: Strategy
+    controls: Controls
+    batch: int
+    slots: int
+    scratch: int
+    prompt: int
+    mesh: Mesh
+
+    @property
+    def models(self) -> dict[str, BoundLM]:
+        """The models by name."""
+        return {"target": self.target} | ({} if self.draft is None else {"draft": self.draft})
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program, as far as a plan looks at it.
+
+    Attributes:
+      text: the compiler's own (HLO).
+      arguments, output, alias, temporaries, code: bytes on each chip; alias is what outputs and
+        arguments share.
+      estimate: the compiler's guess of seconds for one pass (a loop's body counts once); None:
+        it gives none.
+      seconds: that tracing and compiling took.
+    """
+
+    text: str
+    arguments: int
+    output: int
+    alias: int
+    temporaries: int
+    code: int
+    estimate: float | None
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        """Bytes of memory that a chip needs to run it."""
+        return self.arguments + self.output - self.alias + self.temporaries + self.code
+
+
+class DoesNotFit(ValueError):
+    """The compiler found too little memory."""
+
+
+def choose_mesh(target: LinenLM, batch: int, devices: int) -> tuple[dict[str, int], str]:
+    """Return the sizes of the mesh axes for so many devices, and why.
+
+    The largest `model` axis that the target's heads allow; what is left goes to `data` as far as
+    the batch divides, then to `fsdp`.
+    """
+    c = target.config
+
+    def fits(size: int) -> bool:
+        if devices % size or c.num_heads % size or c.mlp_dim % size:
+            return False
+        return c.num_kv_heads % size == 0 or size % c.num_kv_heads == 0
+
+    model = max(size for size in range(1, devices + 1) if fits(size))
+    data = math.gcd(batch, devices // model)
+    fsdp = devices // model // data
+    why = f"chosen: model:{model} is the most of {devices} that {c.num_heads} heads allow"
+    if data > 1:
+        why += f", data:{data} divides {batch} rows"
+    if fsdp > 1:
+        why += f", fsdp:{fsdp} is what is left"
+    return {"data": data, "fsdp": fsdp, "model": model}, why
+
+
+def bind(model: LinenLM, dtype: Any) -> BoundLM:
+    """Return a model on a mesh with the shapes of its parameters instead of them."""
+    params = jax.tree.map(
+        lambda shape, where: jax.ShapeDtypeStruct(shape.shape, dtype, sharding=where),
+        model.param_shapes(),
+        model.param_shardings(),
+    )
+    return BoundLM(params, model)
+
+
+def make_job(
+    target: LinenLM,
+    draft: LinenLM | None,
+    *,
+    strategy: Strategy,
+    mesh: Mapping[str, int],
+    devices: Any,
+    batch: int,
+    slots: int,
+    prompt: int | None = None,
+    dtype: Any = jnp.bfloat16,
+    shard_draft: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Job:
+    """Check a decode on the host as `generate` would, and lay its shapes out on a mesh.
+
+    Args:
+      target, draft: the models, on no mesh.
+      strategy: the decoding rule.
+      mesh: size of each axis.
+      devices: of all chips.
+      batch: rows.
+      slots: cache slots a row; the text gets all but the rule's scratch.
+      prompt: tokens of the longest prompt; None: 512, at most half the slots.
+      dtype: of weights and caches.
+      shard_draft: split the draft like the target; else every chip holds all of it.
+      settings: more of `generate`'s, such as `warp`.
+
+    Raises:
+      ValueError: as `generate`; sizes that do not divide; no room for a prompt and a token.
+    """
+    checks.check_count("batch", batch, 1)
+    prompt = min(_PREFILL, max(slots // 2, 1)) if prompt is None else prompt
+    new = slots - prompt - strategy.scratch(slots)
+    if prompt < 1 or new < 1:
+        raise ValueError(
+            f"context={slots} has no room for a prompt of {prompt}, a new token and "
+            f"{strategy.scratch(slots)} scratch slots: raise --context or lower --prompt"
+        )
+    arranged = make_mesh(mesh, devices)
+    lm = bind(target.on(arranged), dtype)
+    small = None
+    if strategy.needs_draft:
+        assert draft is not None
+        small = checks.check_draft(
+            lm, bind(draft.on(arranged, replicated=not shard_draft), dtype), strategy
+        )
+    asked: Settings = {"max_new_tokens": new, "slots": slots, **(settings or {})}  # type: ignore
+    length = np.full(batch, prompt, np.int32)
+    plan = check_settings(asked, length, strategy=strategy, target=lm, draft=small)
+    checks.check_rows(batch, arranged)
+    scratch = strategy.scratch(new)
+    return Job(lm, small, strategy, plan.controls, batch, slots, scratch, prompt, arranged)
+
+
+def _settings_of(job: Job) -> tuple[Strategy, Controls]:
+    """Return the rule and the controls as shapes that every device holds."""
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        dtype = jnp.float32 if isinstance(x, float | int) else x.dtype
+        return jax.ShapeDtypeStruct(np.shape(x), dtype, sharding=replicated(job.mesh))
+
+    return jax.tree.map(shape, (job.strategy, job.controls))
+
+
+def state_of(job: Job) -> DecodeState:
+    """Return the state before prefill, as `empty_state` gives it: shapes and places."""
+    batch = job.batch
+    whole = {"length": jnp.int32, "limit": jnp.int32, "seed": jnp.uint32, "row_ids": jnp.int32}
+    rows = [jax.ShapeDtypeStruct((batch, job.prompt), jnp.int32)]
+    rows += [jax.ShapeDtypeStruct((batch,), dtype) for dtype in whole.values()]
+    state = jax.eval_shape(
+        lambda *args: empty_state(*args, slots=job.slots, mesh=job.mesh),
+        job.target, job.draft, *_settings_of(job), *rows,
+    )  # fmt: skip
+
+    def put(tree: Any, where: Any) -> Any:
+        return jax.tree.map(lambda x: _placed(x, where(x)), tree)
+
+    caches = {
+        f"{name}_cache": put(
+            getattr(state, f"{name}_cache"),
+            lambda x, lm=lm: lm.model.layout.sharding(kv.CACHE_AXES),  # type: ignore
+        )
+        for name, lm in job.models.items()
+    }
+    rest = state.replace(**dict.fromkeys(caches))  # type: ignore
+    return put(rest, lambda x: by_rows(job.mesh, x)).replace(**caches)
+
+
+def _placed(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+
+def compile_decode(job: Job) -> Program:
+    """Compile prefill and the decode loop, the one program that `generate` runs.
+
+    Raises:
+      DoesNotFit: the compiler needs more memory than the chip has.
+    """
+    rounds = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(job.mesh))
+    begin = time.perf_counter()
+    lowered = run.lower(
+        job.target, job.draft, *_settings_of(job), state_of(job), rounds,
+        prompt_width=job.prompt, mesh=job.mesh,
+    )  # fmt: skip
+    return _compile(lowered, begin)
+
+
+def compile_call(job: Job, tokens: int) -> Program:
+    """Compile a lone call of the target on so many tokens a row, for the compiler's estimate."""
+
+    def call(params, cache, ids, at):
+        positions = at[:, None] + jnp.arange(tokens)
+        return job.target.model.apply(
+            params, ids, positions=positions, write_at=at, prefix=at, window=None, cache=cache
+        )
+
+    def rows(*shape: int) -> jax.ShapeDtypeStruct:
+        x = jax.ShapeDtypeStruct(shape, jnp.int32)
+        return _placed(x, by_rows(job.mesh, x))
+
+    begin = time.perf_counter()
+    lowered = jax.jit(call, donate_argnums=1).lower(
+        job.target.params, state_of(job).target_cache, rows(job.batch, tokens), rows(job.batch)
+    )
+    return _compile(lowered, begin)
+
+
+def _compile(lowered: Any, begin: float) -> Program:
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(str(error).split("\n")[0]) from error
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return Program(
+        text=compiled.as_text(),
+        arguments=memory.argument_size_in_bytes,
+        output=memory.output_size_in_bytes,
+        alias=memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        estimate=cost.get("optimal_seconds"),
+        seconds=time.perf_counter() - begin,
+    )
