@@ -14,6 +14,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+# Meshes are tested on simulated devices; what asks for none of them runs on the first.
+jax.config.update("jax_num_cpu_devices", 8)
+
 _MAPS = Path("/proc/self/maps")
 _MOST_MAPS = 20_000
 

@@ -1,0 +1,93 @@
+"""Every rule decodes to the same tokens on one device and on eight, in several mesh shapes."""
+
+import jax
+import numpy as np
+import pytest
+import sharded
+
+from mtad_jax import generate, recipes
+from mtad_jax.decode.strategy import Strategy
+from mtad_jax.warp import Warp
+
+RULES = {
+    "greedy": recipes.greedy(),
+    "sample": recipes.sample(),
+    "beam": recipes.beam(3),
+    "mtjd": recipes.mtjd(2, 3),
+    "speculative": recipes.speculative(3),
+    "threshold": recipes.threshold(2, 2),
+    "lenient": recipes.lenient(3),
+    "block": recipes.block(3),
+    "specinfer": recipes.specinfer((2, 2)),
+    "mcsd": recipes.mcsd((2, 2)),
+    "spectr": recipes.spectr(2, 3),
+    "typical": recipes.typical(2, 2),
+    "bild": recipes.bild(3),
+    "dsbd": recipes.dsbd(2, 2),
+    "lookup": recipes.lookup(3, 1),
+    "mtad": recipes.mtad(3, 3),
+    "mmtad": recipes.mmtad(3, 2),
+}
+# 1 x 8, 2 x 4 and 8 x 1 devices; four key/value heads are repeated on the first.
+MESHES = ["model:8", "data:2,model:4", "data:8"]
+LENGTHS = np.array([20, 1, 7, 12, 3, 15, 20, 2])
+IDS = np.random.default_rng(0).integers(0, sharded.VOCAB, (8, 20))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return sharded.pair()
+
+
+@pytest.fixture(scope="module")
+def laid_out(plain):
+    target, draft = plain
+    return {
+        shape: (sharded.on_mesh(target, shape), sharded.on_mesh(draft, shape, replicated=True))
+        for shape in MESHES
+    }
+
+
+@pytest.fixture(autouse=True)
+def compiled_in_a_hurry():
+    """Compiling is nearly all that these tests do: half of it is optimisation."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def decode(pair, strategy: Strategy, **settings):
+    target, draft = pair
+    return generate(
+        target,
+        IDS,
+        LENGTHS,
+        strategy=strategy,
+        draft=draft,
+        max_new_tokens=12,
+        eos_id=(5, 22, 40),
+        warp=Warp(temperature=1.0, top_k=10, top_p=0.9),
+        seed=3,
+        **settings,
+    )
+
+
+def same(got, want):
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    np.testing.assert_array_equal(got.length, want.length)
+    np.testing.assert_array_equal(got.stats().rounds, want.stats().rounds)
+    np.testing.assert_array_equal(got.stats().accepted, want.stats().accepted)
+    np.testing.assert_allclose(got.trace.logp_raw, want.trace.logp_raw, atol=1e-4)
+
+
+def test_no_recipe_is_left_out():
+    assert RULES.keys() == recipes.RECIPES.keys()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_device_and_eight_give_the_same_tokens(rule, plain, laid_out):
+    want = decode(plain, RULES[rule])
+    assert len(set(np.asarray(want.length).tolist())) > 1, "rows of one length show little"
+    for shape in MESHES:
+        same(decode(laid_out[shape], RULES[rule]), want)
