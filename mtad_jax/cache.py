@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from mtad_jax import quantize as int8
 from mtad_jax.sharding import Axes, Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
 
@@ -29,12 +30,13 @@ class LayerCache:
     """Keys and values of one layer, head-major so that one row's slots are contiguous.
 
     Attributes:
-      k: keys after the position encoding, [B, G, S, D].
-      v: values, [B, G, S, D].
+      k: keys after the position encoding, [B, G, S, D]; an int8 array with scales [B, G, S, 1]
+        in an int8 cache.
+      v: values, likewise.
     """
 
-    k: Float[Array, "B G S D"]
-    v: Float[Array, "B G S D"]
+    k: Float[Array, "B G S D"] | int8.QArray
+    v: Float[Array, "B G S D"] | int8.QArray
 
 
 KVCache = tuple[LayerCache, ...]
@@ -49,12 +51,17 @@ def empty_cache(
     head_dim: int,
     dtype: jnp.dtype,
     layout: Layout | None = None,
+    quantized: bool = False,
 ) -> KVCache:
-    """Return a cache of zeros with `slots` places for each of `batch` rows."""
+    """Return a cache of zeros with `slots` places for each of `batch` rows.
 
-    def zeros() -> Array:
-        buffer = jnp.zeros((batch, kv_heads, slots, head_dim), dtype)
-        return constrain(layout, buffer, CACHE_AXES)
+    `quantized`: int8 with a scale in `dtype` for each row, head and slot.
+    """
+    shape = (batch, kv_heads, slots, head_dim)
+
+    def zeros() -> Array | int8.QArray:
+        buffer = int8.empty_buffer(shape, dtype) if quantized else jnp.zeros(shape, dtype)
+        return jax.tree.map(lambda x: constrain(layout, x, CACHE_AXES), buffer)
 
     return tuple(LayerCache(zeros(), zeros()) for _ in range(layers))
 
@@ -68,6 +75,9 @@ def write(
 ) -> LayerCache:
     """Write T keys and values of each row to the slots `write_at[b] ... write_at[b] + T - 1`.
 
+    An int8 cache gets them rounded, each slot for itself: what a slot holds does not depend on
+    which others were written with it.
+
     The caller guarantees that they fit: `dynamic_update_slice` clamps silently.
     """
 
@@ -75,7 +85,8 @@ def write(
         return jax.tree.map(lambda buffer, update: _write_rows(buffer, update, at), cache, new)
 
     call = _locally(put, layout, (CACHE_AXES, ("batch",)))
-    return call(cache, LayerCache(k, v), write_at)
+    new = LayerCache(int8.as_buffer(k, cache.k), int8.as_buffer(v, cache.v))
+    return call(cache, new, write_at)
 
 
 def keep(

@@ -1,7 +1,7 @@
 """What the decoder needs of a language model: the `CausalLM` protocol and `BoundLM`."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from mtad_jax import cache as kv
+from mtad_jax import quantize as q8
 from mtad_jax.sharding import Layout, Rules, constrain, mesh_of
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
@@ -102,10 +103,12 @@ class LinenLM:
       module: hashable linen module with the fields `config` and `layout` (`Llama`, `OPT`).
       kv_repeat: how often each stored key/value head is repeated in the parameters, so that every
         device of the mesh's model axis has one; see `on`.
+      int8: which of `mtad_jax.quantize.PARTS` are int8; see `quantized`.
     """
 
     module: nn.Module
     kv_repeat: int = 1
+    int8: frozenset[str] = frozenset()
 
     @property
     def config(self) -> LMConfig:
@@ -145,7 +148,25 @@ class LinenLM:
         if repeat > 1:
             config = dataclasses.replace(config, num_kv_heads=config.num_kv_heads * repeat)
         module = self.module.clone(config=config, layout=Layout(mesh, Rules(tuple(rules))))
-        return LinenLM(module, repeat)
+        return dataclasses.replace(self, module=module, kv_repeat=repeat)
+
+    def quantized(self, int8: str | Iterable[str]) -> "LinenLM":
+        """Return this model with weights, cache or both as int8; see `mtad_jax.quantize`.
+
+        It holds no arrays, so this costs nothing: `param_shapes`, `param_axes` and
+        `param_shardings` then give trees whose matrices are `QArray`s. `BoundLM.quantized` does
+        it to parameters too.
+
+        Args:
+          int8: "weights", "kv", both ("weights,kv"), or none ("").
+
+        Raises:
+          ValueError: an unknown name, or a part that is int8 already.
+        """
+        parts = q8.parse_int8(int8)
+        for name in sorted(parts & self.int8):
+            raise ValueError(f"int8={name}: the model's {name} are int8 already: leave it out")
+        return dataclasses.replace(self, int8=self.int8 | parts)
 
     def param_shardings(self) -> Mapping[str, Any]:
         """Return the parameter tree with each array's `NamedSharding`; needs a layout."""
@@ -180,15 +201,41 @@ class LinenLM:
     def init(self, rng: Array, dtype: jnp.dtype = jnp.float32) -> Params:
         """Return random parameters, unboxed, cast to `dtype`."""
         tokens = jnp.zeros((1, 1), jnp.int32)
-        boxed = self._plain.init(rng, tokens, positions=tokens)["params"]
-        return jax.tree.map(lambda x: x.astype(dtype), nn.meta.unbox(boxed))
+        params = nn.meta.unbox(self._plain.init(rng, tokens, positions=tokens)["params"])
+        return self.convert(params, dtype)
 
-    def param_shapes(self) -> Mapping[str, Any]:
-        """Return the parameter tree as `jax.ShapeDtypeStruct`s (f32), without computing it."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+    def convert(self, params: Params, dtype: jnp.dtype) -> Params:
+        """Return full-precision parameters as this model has them: in `dtype`, or as int8."""
+        if "weights" not in self.int8:
+            return jax.tree.map(lambda x: x.astype(dtype), params)
+        return jax.tree.map(
+            lambda x, axes: q8.quantize_param(x, tuple(axes), dtype), params, self._axes()
+        )
+
+    def param_shapes(self, dtype: jnp.dtype = jnp.float32) -> Mapping[str, Any]:
+        """Return the parameter tree as `jax.ShapeDtypeStruct`s, without computing it.
+
+        With int8 weights the leaves of a matrix are an int8 array and its scales in `dtype`. Never
+        replace a leaf's dtype by that of the model: give it here. Together with `param_shardings`,
+        this is all that compiling without arrays needs:
+
+            jax.tree.map(lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
+                         lm.param_shapes(jnp.bfloat16), lm.param_shardings())
+        """
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), dtype))
 
     def param_axes(self) -> Mapping[str, Any]:
         """Return the parameter tree with each array's logical axis names (PartitionSpec)."""
+        if "weights" not in self.int8:
+            return self._axes()
+        return jax.tree.map(
+            lambda axes: q8.quantized_axes(tuple(axes), PartitionSpec),
+            self._axes(),
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
+        )
+
+    def _axes(self) -> Mapping[str, Any]:
+        """Return the axes of the parameters in full precision."""
         tokens = jnp.zeros((1, 1), jnp.int32)
         boxed = jax.eval_shape(
             lambda: self._plain.init(jax.random.key(0), tokens, positions=tokens)["params"]
@@ -199,8 +246,9 @@ class LinenLM:
         """Return an empty cache with `slots` places a row."""
         c = self.config
         return kv.empty_cache(
-            c.num_layers, batch, c.num_kv_heads, slots, c.head_dim, dtype, self.layout
-        )
+            c.num_layers, batch, c.num_kv_heads, slots, c.head_dim, dtype, self.layout,
+            quantized="kv" in self.int8,
+        )  # fmt: skip
 
     def apply(
         self,
@@ -294,5 +342,31 @@ class BoundLM:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The parameters' dtype, which the cache shares."""
-        return jax.tree.leaves(self.params)[0].dtype
+        """The dtype that the model computes in, which the cache (or its scales) shares."""
+        return q8.compute_dtype(self.params)
+
+    def quantized(self, int8: str | Iterable[str]) -> "BoundLM":
+        """Return this model with weights, cache or both as int8; see `mtad_jax.quantize`.
+
+        Loading as int8 (`mtad_jax.load(..., int8=...)`) does it tensor by tensor, and never holds
+        the whole model in full precision.
+
+        Args:
+          int8: "weights", "kv", both ("weights,kv"), or none ("").
+
+        Raises:
+          ValueError: an unknown name, a part that is int8 already, or a model that is not one of
+            this package's modules.
+        """
+        if not isinstance(self.model, LinenLM):
+            raise ValueError(
+                f"int8={int8}: only Llama and OPT of this package can be int8, not "
+                f"{type(self.model).__name__}: leave int8 out"
+            )
+        model = self.model.quantized(int8)
+        params = self.params
+        if model.int8 - self.model.int8 >= {"weights"}:
+            params = model.convert(params, self.dtype)
+            if model.layout is not None:
+                params = jax.device_put(params, model.param_shardings())
+        return self.replace(params=params, model=model)  # type: ignore[attr-defined]

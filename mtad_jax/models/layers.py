@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from mtad_jax import cache as kv
+from mtad_jax import quantize as int8
 from mtad_jax.sharding import Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
 
@@ -23,7 +24,10 @@ _INIT = nn.initializers.normal(0.02)  # the standard deviation that Llama, OPT a
 def _param(
     module: nn.Module, name: str, init: Any, axes: tuple[str | None, ...], shape: tuple[int, ...]
 ) -> Array:
-    """Declare a parameter with a logical axis name for each dimension."""
+    """Declare a parameter with a logical axis name for each dimension.
+
+    What it is applied with may be a matrix's int8 form, a `QArray`; see `LinenLM.quantized`.
+    """
     return module.param(name, nn.with_partitioning(init, axes), shape)  # type: ignore
 
 
@@ -37,7 +41,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         kernel = _param(self, "kernel", _INIT, self.axes, (x.shape[-1], self.features))
-        y = x @ kernel
+        y = int8.matmul(x, kernel)
         if self.use_bias:
             y += _param(self, "bias", _ZEROS, self.axes[1:], (self.features,))
         return y
@@ -55,10 +59,10 @@ class Embed(nn.Module):
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T E"]:
         # Out-of-range ids can only be padding, whose result nobody reads.
-        return jnp.take(self.table, ids, axis=0, mode="clip")
+        return int8.take_rows(self.table, ids)
 
     def attend(self, x: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
-        return jnp.einsum("bte,ve->btv", x, self.table, preferred_element_type=jnp.float32)
+        return int8.tied_logits(x, self.table)
 
 
 class RMSNorm(nn.Module):
@@ -190,20 +194,21 @@ def attend(
     """
     q = constrain(layout, q, ("batch", None, "heads", "head_dim"))
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # --> [B, G, T, D]
+    seen = kv.LayerCache(k, v)
     if cache is not None:
         assert write_at is not None
-        cache = kv.write(cache, k, v, write_at, layout)
-        k, v = cache.k, cache.v
+        seen = cache = kv.write(cache, k, v, write_at, layout)
     batch, tokens, heads, dim = q.shape
-    groups, slots = k.shape[1:3]
+    groups, slots = seen.k.shape[1:3]
     # One matrix a group: its heads and tokens are the rows. --> [B, G, H/G*T, D]
     q = q.reshape(batch, tokens, groups, -1, dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, groups, -1, dim) * dim**-0.5
     # Both products take the cache transposed. Where a product can read it as it lies, XLA's CPU
     # compiler repeats the cache write inside the product, and copies the cache four times for it.
-    scores = jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, groups, -1, tokens, slots)
+    keys = int8.values(seen.k).swapaxes(2, 3)
+    scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32)
+    scores = int8.by_slot(scores.reshape(batch, groups, -1, tokens, slots), seen.k)
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bgrts,bgsd->btgrd", weights, v)
+    weights = int8.by_slot(jax.nn.softmax(scores, axis=-1), seen.v).astype(q.dtype)
+    out = jnp.einsum("bgrts,bgsd->btgrd", weights, int8.values(seen.v))
     return out.reshape(batch, tokens, heads * dim), cache

@@ -1,0 +1,137 @@
+"""int8 weights and int8 key/value caches: which parts of a model, and the arithmetic on them.
+
+Symmetric and by channel: `x ~ qvalue * scale` with int8 `qvalue` in [-127, 127]. A weight has one
+scale for each output channel, so that the product is done with the int8 matrix as it lies in memory
+and scaled afterwards; a cache has one for each row, head and slot. Scales have the dtype that the
+model computes in. The quantizing itself, and the pytree `QArray`, are qwix's.
+"""
+
+import functools
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import qwix
+
+from mtad_jax.sharding import Axes
+from mtad_jax.types import Array, Float, Int
+
+PARTS = ("weights", "kv")
+"""What can be int8: all matrices and the token table; the cache of keys and values."""
+
+QArray = qwix.QArray
+
+
+def parse_int8(parts: str | Iterable[str]) -> frozenset[str]:
+    """Read `weights`, `kv` or `weights,kv` (or a collection of those names); empty: nothing.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    names = parts.split(",") if isinstance(parts, str) else list(parts)
+    found = frozenset(name.strip() for name in names) - {""}
+    for name in sorted(found - set(PARTS)):
+        raise ValueError(f"int8={name!r} is unknown: use {', '.join(PARTS)} or both")
+    return found
+
+
+def is_quantized(x: object) -> bool:
+    """Say whether a leaf of a parameter tree is an int8 array with its scales."""
+    return isinstance(x, QArray)
+
+
+def channel_axis(axes: Axes) -> int | None:
+    """Return the dimension of a parameter that has a scale for each index; None: never int8.
+
+    Args:
+      axes: the parameter's logical axes, as `LinenLM.param_axes` gives them. A matrix [in, out] has
+        a scale for each output, the token table one for each row: a row is looked up, or is an
+        output of the tied head. Norms, biases and position tables are small, and stay as they are.
+    """
+    if len(axes) != 2 or axes[0] is None:
+        return None
+    return 0 if axes[0] == "vocab" else 1
+
+
+def quantized_axes(axes: Axes, kind: type) -> QArray | Axes:
+    """Return the logical axes of a parameter's int8 form, as a tree; `kind` makes each leaf."""
+    channel = channel_axis(axes)
+    if channel is None:
+        return kind(*axes)
+    scale = (axis if i == channel else None for i, axis in enumerate(axes))
+    return QArray(kind(*axes), kind(*scale), None, jnp.int8)  # type: ignore[arg-type]
+
+
+@functools.partial(jax.jit, static_argnames=("axes", "dtype"))
+def quantize_param(x: Array, axes: Axes, dtype: jnp.dtype) -> QArray | Array:
+    """Return a parameter's int8 form with scales in `dtype`; in `dtype` where it has none.
+
+    Args:
+      x: the parameter, in any float dtype.
+      axes: its logical axes; see `channel_axis`.
+      dtype: that the model computes in.
+    """
+    channel = channel_axis(axes)
+    return x.astype(dtype) if channel is None else quantize(x, (channel,), dtype)
+
+
+def quantize(x: Array, channels: tuple[int, ...], dtype: jnp.dtype) -> QArray:
+    """Round an array to int8 with a scale for each index of the dimensions `channels`.
+
+    The error is at most half a step (of max|x| / 127 over a channel) where `dtype` is float32. A
+    bfloat16 scale is itself rounded, by up to 2^-9 of its value: at most a quarter step more.
+    """
+    return qwix.quantize(
+        x.astype(jnp.float32), jnp.int8, channelwise_axes=channels, scale_dtype=dtype
+    )
+
+
+def values(x: QArray | Array) -> Array:
+    """Return what a product reads: the int8 values, or the array itself."""
+    return x.qvalue if isinstance(x, QArray) else x
+
+
+def matmul(x: Float[Array, "... I"], kernel: QArray | Float[Array, "I O"]) -> Float[Array, "... O"]:
+    """Multiply by a matrix; an int8 one is read as it is, and its scale comes after the product."""
+    y = x @ values(kernel)
+    if isinstance(kernel, QArray):
+        y = (y * kernel.scale[0].astype(jnp.float32)).astype(x.dtype)
+    return y
+
+
+def take_rows(table: QArray | Float[Array, "V E"], ids: Int[Array, "B T"]) -> Float[Array, "B T E"]:
+    """Look up rows; only those read are scaled. Ids out of range get the nearest row."""
+    rows = jnp.take(values(table), ids, axis=0, mode="clip")
+    if isinstance(table, QArray):
+        rows = rows.astype(table.dtype) * jnp.take(table.scale, ids, axis=0, mode="clip")
+    return rows
+
+
+def tied_logits(
+    x: Float[Array, "B T E"], table: QArray | Float[Array, "V E"]
+) -> Float[Array, "B T V"]:
+    """Multiply by the transpose of a token table, into f32."""
+    y = jnp.einsum("bte,ve->btv", x, values(table), preferred_element_type=jnp.float32)
+    return y * table.scale[:, 0] if isinstance(table, QArray) else y
+
+
+def by_slot(x: Float[Array, "B G ... S"], buffer: QArray | Array) -> Float[Array, "B G ... S"]:
+    """Multiply f32 scores or weights of slots by the scales of an int8 cache [B, G, S, D]."""
+    if not isinstance(buffer, QArray):
+        return x
+    return x * buffer.scale.reshape(*x.shape[:2], *(1,) * (x.ndim - 3), x.shape[-1])
+
+
+def empty_buffer(shape: tuple[int, int, int, int], dtype: jnp.dtype) -> QArray:
+    """Return an int8 cache buffer [B, G, S, D] of zeros, scales [B, G, S, 1] in `dtype`."""
+    return QArray(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:3], 1), dtype), None, jnp.int8)
+
+
+def as_buffer(x: Float[Array, "B G T D"], buffer: QArray | Array) -> QArray | Array:
+    """Return new keys or values in the form that a cache buffer holds them in."""
+    return quantize(x, (0, 1, 2), buffer.dtype) if isinstance(buffer, QArray) else x
+
+
+def compute_dtype(params: object) -> jnp.dtype:
+    """Return the dtype that a parameter tree is computed in: an int8 array's is its scale's."""
+    return jax.tree.leaves(params, is_leaf=is_quantized)[0].dtype
