@@ -1,6 +1,5 @@
 """Conversions both ways, tensor by tensor, into folders that appear whole or not at all."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,11 +13,17 @@ from mtad_jax import orbax_io
 from mtad_jax.atomic import new_folder
 from mtad_jax.checkpoint import FORMAT_VERSION, Metadata, open_params, read_metadata
 from mtad_jax.hf_params import to_params, to_tensors
-from mtad_jax.hf_reader import SIDE_FILES, inner_file, open_folder, read_json, read_safetensors
+from mtad_jax.hf_reader import (
+    SIDE_FILES,
+    copy_files,
+    inner_file,
+    open_folder,
+    read_json,
+    read_safetensors,
+)
 from mtad_jax.hf_writer import SHARD_BYTES, with_dtype, write_json, write_safetensors, write_tensors
-from mtad_jax.lazy import LazyTensor
+from mtad_jax.saving import dtype_name, folder_bytes
 
-_MARGIN = 16_000_000  # bytes beside the weights: tokenizer, metadata, file system blocks
 _IGNORED = "ignored.safetensors"
 
 
@@ -44,18 +49,18 @@ def from_hf(
     metadata = Metadata(
         format_version=FORMAT_VERSION,
         source=source.resolve().name,
-        source_dtype=_dtype_name(params),
-        dtype=_dtype_name(target),
+        source_dtype=dtype_name(params),
+        dtype=dtype_name(target),
         converter_version=version("mtad-jax"),
         layout=layout,
     )
-    with new_folder(output, overwrite=overwrite, need_bytes=_bytes(target)) as temporary:
+    with new_folder(output, overwrite=overwrite, need_bytes=folder_bytes(target)) as temporary:
         with _Progress(target, "from_hf") as ticking:
             orbax_io.save(temporary / "params", ticking)
         if layout.ignored:
             ignored = {key: folder.tensors[key] for key in layout.ignored}
             write_safetensors(temporary / _IGNORED, ignored)
-        _copy(source, temporary, ("config.json", *SIDE_FILES))
+        copy_files(source, temporary, ("config.json", *SIDE_FILES))
         write_json(temporary / "metadata.json", asdict(metadata))
     return metadata
 
@@ -93,12 +98,12 @@ def to_hf(
             raise ValueError(f"{source / _IGNORED}: missing or incomplete: convert again")
     params = jax.tree.map(lambda leaf: leaf.finite(), open_params(source))
     tensors = to_tensors(config, params, layout, ignored)
-    with new_folder(output, overwrite=overwrite, need_bytes=_bytes(tensors)) as temporary:
+    with new_folder(output, overwrite=overwrite, need_bytes=folder_bytes(tensors)) as temporary:
         with _Progress(tensors, "to_hf") as ticking:
             write_tensors(temporary, ticking, shard_bytes)
-        _copy(source, temporary, SIDE_FILES)
+        copy_files(source, temporary, SIDE_FILES)
         if metadata.dtype in ("mixed", metadata.source_dtype):
-            _copy(source, temporary, ("config.json",))
+            copy_files(source, temporary, ("config.json",))
         else:
             write_json(temporary / "config.json", with_dtype(config, metadata.dtype))
     return metadata
@@ -128,23 +133,3 @@ def _apart(source: str | Path, output: str | Path) -> tuple[Path, Path]:
     if a.is_relative_to(b) or b.is_relative_to(a):
         raise ValueError(f"{output}: output and source {source} overlap: use another name")
     return source, output
-
-
-def _copy(source: Path, output: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        file = inner_file(source, name)
-        if file is not None:
-            shutil.copyfile(file, output / name)
-
-
-def _leaves(tree: Mapping[str, Any]) -> list[LazyTensor]:
-    return jax.tree.leaves(tree)
-
-
-def _dtype_name(tree: Mapping[str, Any]) -> str:
-    names = {leaf.dtype.name for leaf in _leaves(tree)}
-    return names.pop() if len(names) == 1 else "mixed"
-
-
-def _bytes(tree: Mapping[str, Any]) -> int:
-    return sum(leaf.nbytes for leaf in _leaves(tree)) + _MARGIN

@@ -10,6 +10,7 @@ from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
 from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
 from mtad_jax.pipeline import Completion, Pipeline
+from mtad_jax.saving import save
 from mtad_jax.tokenizers import Tokenizer, load_tokenizer
 from mtad_jax.warp import Warp
 
@@ -34,5 +35,6 @@ __all__ = [
     "load",
     "load_tokenizer",
     "recipes",
+    "save",
     "stream",
 ]

@@ -38,6 +38,7 @@ class LoadedModel:
       eos_ids: end tokens, of `generation_config.json` if it has any, else of `config.json`, else
         the tokenizer's.
       bos_id: start token by the same files, None if they name none.
+      folder: that it was loaded from.
     """
 
     lm: BoundLM
@@ -45,6 +46,7 @@ class LoadedModel:
     tokenizer: tokenizers.Tokenizer | None
     eos_ids: tuple[int, ...]
     bos_id: int | None
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def load(
         tokenizer=tokenizer,
         eos_ids=eos_ids,
         bos_id=next(iter(_token_ids(path, config, "bos_token_id")), None),
+        folder=path,
     )
 
 

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,18 @@ def _inner_target(path: Path, root: Path) -> Path:
     if not target.is_relative_to(root):
         raise ValueError(f"{path}: links to {target}, outside of {root}: copy the file instead")
     return target
+
+
+def copy_files(source: Path, output: Path, names: Sequence[str]) -> None:
+    """Copy those of the files that a checkpoint folder has.
+
+    Raises:
+      ValueError: as `inner_file`.
+    """
+    for name in names:
+        file = inner_file(source, name)
+        if file is not None:
+            shutil.copyfile(file, output / name)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:

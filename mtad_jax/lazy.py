@@ -111,6 +111,18 @@ class LazyTensor:
 
         return replace(self, shape=(*self.shape[:-1], times * self.shape[-1]), source=read)
 
+    def thinned(self, times: int, size: int) -> "LazyTensor":
+        """Return the tensor that `repeated` made this one of."""
+        source, shape = self.source, (*self.shape[:-1], self.shape[-1] // times)
+
+        def read(index: Index) -> np.ndarray:
+            *rest, last = index
+            every = source((*rest, slice(0, self.shape[-1])))
+            blocks = every.reshape(*every.shape[:-1], -1, times, size)
+            return blocks[..., 0, :].reshape(*every.shape[:-1], -1)[..., last]
+
+        return replace(self, shape=shape, source=read)
+
     def astype(self, dtype: Any) -> "LazyTensor":
         """Return the tensor rounded to `dtype` when read (None: as it is)."""
         return self if dtype is None else replace(self, dtype=np.dtype(dtype))

@@ -128,10 +128,10 @@ def failing_read(monkeypatch, error):
     left = iter(range(8))
     read = LazyTensor.read
 
-    def fail(tensor):
+    def fail(tensor, index=None):
         if next(left, None) is None:
             raise error
-        return read(tensor)
+        return read(tensor, index)
 
     monkeypatch.setattr(LazyTensor, "read", fail)
 
@@ -185,11 +185,11 @@ import sys, time
 from checkpoints_convert import engine
 from mtad_jax.lazy import LazyTensor
 read, count = LazyTensor.read, iter(range(8))
-def hang(tensor):
+def hang(tensor, index=None):
     if next(count, None) is None:
         print("hanging", flush=True)
         time.sleep(600)
-    return read(tensor)
+    return read(tensor, index)
 LazyTensor.read = hang
 engine.from_hf(*sys.argv[1:])
 """
