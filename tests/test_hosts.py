@@ -24,7 +24,7 @@ from mtad_jax.hosts import checkpoint_digest, code_digest, find_place, first_dif
 ROOT = Path(__file__).parent.parent
 RAGGED = ["Once upon a time", "The king", "A fox and a crow were sitting in a tree.", "In"]
 TOKENS = [[1, *range(3, 4 + 5 * i)] for i in range(4)]
-MMTAD = ("--strategy=mmtad", "--depth=3", "--width=2", "--max_new_tokens=24", "--batch_size=4")
+COMMON = ("--max_new_tokens=24", "--batch_size=4")
 SLOW_S = 150  # no process of a test runs longer
 
 
@@ -100,8 +100,9 @@ def texts(path):
 )
 def test_several_processes_write_what_one_does(count, devices, mesh, shipped, pair, tmp_path):
     rows = [{"prompt": x} for x in RAGGED] if shipped else [{"prompt_ids": x} for x in TOKENS]
-    args = [*MMTAD, f"--prompts={write_rows(tmp_path / 'prompts.jsonl', rows)}"]
-    args += [] if shipped else [f"--target={pair[0]}", f"--draft={pair[1]}"]
+    mmtad = ["--strategy=mmtad", "--depth=3", "--width=2"]
+    args = mmtad if shipped else ["--strategy=sample", f"--target={pair[0]}"]
+    args += [*COMMON, f"--prompts={write_rows(tmp_path / 'prompts.jsonl', rows)}"]
     out, alone = tmp_path / "out.jsonl", tmp_path / "alone.jsonl"
     flags_ = (*args, f"--mesh={mesh}", f"--output={out}")
     with Processes(tmp_path, *flags_, count=count, devices=devices) as processes:
@@ -115,10 +116,10 @@ def test_several_processes_write_what_one_does(count, devices, mesh, shipped, pa
 
 
 def test_a_killed_process_ends_all_and_its_rows_are_gone_on_from(pair, tmp_path):
-    rows = [{"prompt_ids": [1, *range(3, 4 + i % 5)]} for i in range(40)]
+    rows = [{"prompt_ids": [1, *range(3, 4 + i % 5)]} for i in range(16)]
     prompts = write_rows(tmp_path / "prompts.jsonl", rows)
     args = (
-        f"--target={pair[0]}", "--strategy=sample", "--max_new_tokens=200", "--ignore_eos",
+        f"--target={pair[0]}", "--strategy=sample", "--max_new_tokens=150", "--ignore_eos",
         f"--prompts={prompts}", "--batch_size=2",
     )  # fmt: skip
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
