@@ -27,6 +27,7 @@ from tqdm import tqdm
 from experiments import hosts, measure
 from experiments.output import NoWriter, RowWriter
 from experiments.prompts import Prompt, encode_prompts, read_prompts
+from experiments.rules import read_rule
 from experiments.settings import (
     Settings,
     check_models,
@@ -87,7 +88,8 @@ def generate(values: flags.FlagValues) -> int:
     if writer is None:
         stream_text(pipe, ids[0], settings)
         return 0
-    return write_rows(pipe, prompts, ids, settings, writer, values.batch_size)
+    rule = read_rule(values)
+    return write_rows(pipe, prompts, ids, settings, writer, values.batch_size, rule)
 
 
 def stream_text(pipe: Pipeline, ids: list[int], settings: Settings) -> None:
@@ -127,8 +129,12 @@ def write_rows(
     settings: Settings,
     writer: RowWriter,
     batch_size: int,
+    rule: dict[str, Any],
 ) -> int:
-    """Decode all prompts in order and write a row for each text; return the exit code."""
+    """Decode all prompts in order and write a row for each text; return the exit code.
+
+    Every row says its `rule`, as `read_rule` gives it: a plan takes its acceptance from there.
+    """
     samples = settings.samples
     total = samples * len(ids)
     try:
@@ -144,6 +150,7 @@ def write_rows(
                         prompts[i // samples].keys
                         | ({"sample": i % samples} if samples > 1 else {})
                         | output_row(row, seconds)
+                        | {"rule": rule}
                         for i, row in enumerate(rows, first)
                     ]
                 )

@@ -57,6 +57,29 @@ def read_strategy(values: flags.FlagValues, request: Request | None = None) -> S
     Raises:
       ValueError: a flag was given that the rule cannot honour, or a value is out of range.
     """
+    strategy = STRATEGIES[values.strategy](**_given(values))
+    # The real vocabulary is not known before the models are.
+    strategy.check(request or Request())
+    return strategy
+
+
+def read_rule(values: flags.FlagValues) -> dict[str, Any]:
+    """Return the rule as an output row has it: its name as `strategy`, and all its settings.
+
+    Raises:
+      ValueError: as `read_strategy`.
+    """
+    bound = inspect.signature(STRATEGIES[values.strategy]).bind(**_given(values))
+    bound.apply_defaults()
+    return {"strategy": values.strategy, **bound.arguments}
+
+
+def _given(values: flags.FlagValues) -> dict[str, Any]:
+    """Return the settings that flags give the chosen rule.
+
+    Raises:
+      ValueError: a flag was given that the rule cannot honour.
+    """
     name, settings = values.strategy, {}
     for flag in RULE_FLAGS:
         value = values[flag].value
@@ -68,10 +91,7 @@ def read_strategy(values: flags.FlagValues, request: Request | None = None) -> S
                 f"{_either(takers(flag))}"
             )
         settings[_PARAMETER.get(flag, flag)] = _whole(flag, value)
-    strategy = STRATEGIES[name](**settings)
-    # The real vocabulary is not known before the models are.
-    strategy.check(request or Request())
-    return strategy
+    return settings
 
 
 def _whole(flag: str, value: Any) -> Any:

@@ -23,6 +23,7 @@ ROWS = [
     {"prompt_ids": [1, 9, 9, 9, 12]},
 ]
 KEYS = {"prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds", "finish_reason"}
+KEYS |= {"rule"}
 STATS = {"rounds", "accepted", "drafted", "block_efficiency", "acceptance_by_position", "endings"}
 
 
@@ -71,6 +72,7 @@ def test_rows(ids_pair, prompts, tmp_path):
     rows = read_jsonl(out)
     assert [row["prompt_ids"] for row in rows] == [row["prompt_ids"] for row in ROWS]
     assert rows[0]["id"] == "a" and rows[1]["question_id"] == 7 and set(rows[2]) == KEYS
+    assert {row["rule"]["strategy"] for row in rows} == {"mmtad"}
     for row in rows:
         assert set(row["stats"]) == STATS and len(row["stats"]["acceptance_by_position"]) == 2
         assert 1 <= len(row["tokens"]) == len(row["logp"]) == len(row["logp_raw"]) <= 6

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|ragged-all-to-all"
@@ -41,10 +42,16 @@ class Collectives:
     round: tuple[Collective, ...]
 
 
-def counts(collectives: tuple[Collective, ...]) -> dict[str, int]:
+def counts(collectives: Iterable[Collective]) -> dict[str, int]:
     """Return how many there are of each kind."""
-    kinds = sorted({c.kind for c in collectives})
-    return {kind: sum(c.kind == kind for c in collectives) for kind in kinds}
+    return dict(sorted(Counter(c.kind for c in collectives).items()))
+
+
+def layer_counts(collectives: Sequence[Collective]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many of each kind are inside of layers, and how many outside."""
+    inside = [c for c in collectives if re.search(r"/layer_\d+/", c.where)]
+    outside = [c for c in collectives if not re.search(r"/layer_\d+/", c.where)]
+    return counts(inside), counts(outside)
 
 
 def read_collectives(text: str) -> Collectives:

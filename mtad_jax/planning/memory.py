@@ -2,18 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mtad_jax.decode.loop import CHUNK
-from mtad_jax.planning.chips import Chip
-from mtad_jax.planning.program import Job, Program, state_of
-
-RESERVE = 0.02
-"""Share of a chip's memory that is left for other programs: prompts, results, the runtime."""
+from mtad_jax.planning.program import Job, state_of
 
 _LANES, _SUBLANES = 128, 8  # a TPU's tile: the last two dimensions are padded to it
 _LAWS = 6  # arrays [B, N, V] of f32 that are live at once: logits, log-laws, their sort
@@ -137,28 +133,3 @@ def _layer(job: Job, tokens: int) -> int:
     hidden = 2 * c.mlp_dim // split * item
     scores = c.num_heads // split * job.slots * (4 + item)
     return _rows(job) * tokens * (stream + max(hidden, scores))
-
-
-def usable(chip: Chip) -> float:
-    """Return the bytes of a chip that a plan may fill."""
-    return chip.memory * (1 - RESERVE)
-
-
-def largest(sizes: Iterable[int], fits: Callable[[int], bool]) -> int | None:
-    """Return the largest of rising sizes that fits, by halving; None: not even the first."""
-    sizes = list(sizes)
-    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if fits(sizes[middle]) else (low, middle)
-    return sizes[low - 1] if low else None
-
-
-def calibrated(memory: Memory, job: Job, program: Program, other: Job, *, tpu: bool) -> float:
-    """Return the bytes of another decode, its temporaries scaled by what the compiler needed here.
-
-    An estimate: compile the other one to be sure.
-    """
-    guess = analytic(other, tpu=tpu)
-    scale = program.temporaries / max(memory.temporaries, 1)
-    return guess.kept + guess.temporaries * scale + program.code

@@ -112,8 +112,8 @@ def choose_mesh(target: LinenLM, batch: int, devices: int) -> tuple[dict[str, in
 def bind(model: LinenLM, dtype: Any) -> BoundLM:
     """Return a model on a mesh with the shapes of its parameters instead of them."""
     params = jax.tree.map(
-        lambda shape, where: jax.ShapeDtypeStruct(shape.shape, dtype, sharding=where),
-        model.param_shapes(),
+        _placed,
+        model.param_shapes(dtype),
         model.param_shardings(),
     )
     return BoundLM(params, model)

@@ -1,0 +1,290 @@
+"""Learn without the hardware whether a pair of models compiles, fits and how fast it could be.
+
+`python -m experiments.plan --target=llama2-70b --draft=llama-68m --topology=v5p:2x2x1` compiles the
+real decode for TPUs that need not be there (the `tpu` extra has the compiler) and prints what it
+needs on each chip, its collectives, and a floor of its time. `docs/plan.md` says what the numbers
+mean. Exit code 1 where it does not fit.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from configs import models as presets
+from experiments.plan_rules import Acceptance, read_acceptance, rules_of
+from experiments.rules import define_strategy_flags, read_rule, read_strategy
+from experiments.settings import (
+    check_models,
+    define_draft_warp_flags,
+    define_warp_flags,
+    read_draft_warp,
+    read_warp,
+)
+from mtad_jax import cli, recipes
+from mtad_jax.atomic import new_file
+from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.decode.strategy import Request
+from mtad_jax.hf import model_of
+from mtad_jax.hf_reader import read_json
+from mtad_jax.models.base import LinenLM
+from mtad_jax.planning import topology
+from mtad_jax.planning.collectives import Collectives, read_collectives
+from mtad_jax.planning.costs import Speed, link_seconds, round_of, speed
+from mtad_jax.planning.fit import gib, judge
+from mtad_jax.planning.memory import analytic
+from mtad_jax.planning.program import (
+    DoesNotFit,
+    Job,
+    Program,
+    choose_mesh,
+    compile_call,
+    compile_decode,
+    make_job,
+)
+from mtad_jax.planning.report import Plan, as_json, lines_of
+from mtad_jax.planning.topology import Machine
+from mtad_jax.sharding import parse_mesh
+
+_DTYPES = ("bfloat16", "float32")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the program's flags."""
+    text, whole, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    switch = flags.DEFINE_bool
+    name = "preset such as llama2-70b, or a folder with a config.json"
+    text("target", None, f"Large model: a {name}.", flag_values=values)
+    text("draft", None, f"Small model: a {name}.", flag_values=values)
+    text("topology", None, "TPUs, kind:shape, such as v5p:2x2x1, v5e:4x4, v6e:2x4, v4:2x2x1.",
+         flag_values=values)  # fmt: skip
+    text("backend", None, "Instead: cpu or gpu, the devices of this machine.", flag_values=values)
+    text("mesh", None, "Sizes of data, fsdp and model. Default: chosen.", flag_values=values)
+    switch("shard_draft", False, "Split the draft like the target.", flag_values=values)
+    text("target_int8", "", "What of the target is int8: weights, kv or both.", flag_values=values)
+    text("draft_int8", "", "What of the draft is int8: weights, kv or both.", flag_values=values)
+    flags.DEFINE_enum("dtype", "bfloat16", _DTYPES, "Of weights and caches.", flag_values=values)
+    define_strategy_flags(values)
+    define_warp_flags(values)
+    define_draft_warp_flags(values)
+    whole("batch_size", 1, "Rows decoded together.", flag_values=values)
+    whole("context", 2048, "Cache slots of a row: prompt, text and scratch.", flag_values=values)
+    whole("prompt", None, "Tokens of the longest prompt. Default: 512, at most half the context.",
+          flag_values=values)  # fmt: skip
+    flags.DEFINE_list("trace", None, "Outputs of the generate runner: how many tokens a call of "
+                      "the target gave.", flag_values=values)  # fmt: skip
+    flags.DEFINE_list("acceptance_rate", None, "Chance that a drafted token is accepted: 0.7, or "
+                      "by rule: speculative:0.6,mtad:0.8.", flag_values=values)  # fmt: skip
+    real("watts", None, "Power of a chip. Default: see docs/plan.md.", flag_values=values)
+    real("efficiency", 1.0, "Share of the floor's speed that is reached.", flag_values=values)
+    switch("estimates", False, "Compile lone calls too, for the compiler's estimates of them.",
+           flag_values=values)  # fmt: skip
+    switch("verify", False, "Compile the largest batch and context, too.", flag_values=values)
+    text("output", None, "JSON file to write.", flag_values=values)
+    switch("overwrite", False, "Replace an output that exists.", flag_values=values)
+
+
+def plan(values: flags.FlagValues) -> Plan:
+    """Make the plan that the flags ask for, and print it.
+
+    Raises:
+      ValueError: wrong input, before anything is compiled; or it does not fit.
+      OSError: a file cannot be read or written.
+    """
+    _check(values)
+    # Before JAX is first used; see there.
+    topology.use_platform("cuda,cpu" if values.backend == "gpu" else "cpu")
+    machine = _machine(values)
+    job, why = _job(values, machine)
+    candidate, known = _candidate(values), read_acceptance(values)
+    rules = rules_of(candidate, known)
+    memory = analytic(job, tpu=machine.is_tpu)
+    program = _compile(job, machine, memory.total)
+    found = read_collectives(program.text) if program else None
+    made = Plan(
+        names=tuple(x for x in (values.target, values.draft) if x),
+        machine=machine,
+        job=job,
+        candidate=candidate,
+        why=why,
+        memory=memory,
+        program=program,
+        fit=judge(job, machine.chip, memory, program, tpu=machine.is_tpu),
+        collectives=found,
+        round=round_of(job, job.strategy),
+        plain=round_of(job, recipes.sample()),
+        speeds=_speeds(values, job, machine, rules, known, found),
+        watts=_watts(values, machine),
+        efficiency=values.efficiency,
+        estimates=_estimates(values, job) if program else {},
+    )
+    print("\n".join(lines_of(made)), flush=True)
+    _write(values, made)
+    _finish(values, made)
+    return made
+
+
+def _watts(values: flags.FlagValues, machine: Machine) -> float | None:
+    return machine.chip.watts if values.watts is None else values.watts
+
+
+def _speeds(
+    values: flags.FlagValues,
+    job: Job,
+    machine: Machine,
+    rules: Sequence[Candidate],
+    known: Acceptance,
+    found: Collectives | None,
+) -> tuple[Speed, ...]:
+    """Model all rules of the table; each is taken to have the compiled one's collectives."""
+    links = link_seconds(job, machine.chip, found.round) if found else None
+    return tuple(
+        speed(
+            job, machine.chip, rule.label, round_of(job, rule.strategy),
+            tokens_per_call=known.tokens(rule), links=links, watts=_watts(values, machine),
+            efficiency=values.efficiency,
+        )
+        for rule in rules
+    )  # fmt: skip
+
+
+def _finish(values: flags.FlagValues, made: Plan) -> None:
+    """Compile the largest sizes if asked to.
+
+    Raises:
+      ValueError: the plan does not fit.
+    """
+    fit = made.fit
+    if not fit.fits:
+        raise ValueError(
+            f"does not fit {made.machine.name}: {gib(fit.needed - fit.usable)} GiB a chip too "
+            f"much: {'; '.join(fit.cures) or 'use larger chips'}"
+        )
+    if not values.verify:
+        return
+    for name, change in (("batch", fit.batch), ("slots", fit.context)):
+        if change is not None and change != getattr(made.job, name):
+            other = dataclasses.replace(made.job, **{name: change})
+            try:
+                total = compile_decode(other).total
+                verdict = "fits" if total <= fit.usable else "does not fit"
+                print(f"verified: {name} {change} {verdict}, {gib(total)} GiB a chip", flush=True)
+            except DoesNotFit as error:
+                print(f"verified: {name} {change} does not fit: {error}", flush=True)
+
+
+def _check(values: flags.FlagValues) -> None:
+    """Raise ValueError on flags that contradict each other or are out of range."""
+    if values.target is None:
+        raise ValueError("--target is missing: give a preset or a folder: --target=llama2-70b")
+    if (values.topology is None) == (values.backend is None):
+        raise ValueError(
+            "give one of --topology (TPUs, e.g. v5p:2x2x1) and --backend (cpu or gpu, this machine)"
+        )
+    strategy = read_strategy(values)
+    check_models(values, strategy.needs_draft)
+    if values.shard_draft and not strategy.needs_draft:
+        raise ValueError("--shard_draft: this rule has no draft model: leave it out")
+    if values.draft_int8 and not strategy.needs_draft:
+        raise ValueError("--draft_int8: this rule has no draft model: leave it out")
+    for name in ("efficiency", "watts"):
+        value = values[name].value
+        if value is not None and not (0 < value and math.isfinite(value)):
+            raise ValueError(f"--{name}={value} must be finite and > 0")
+    if values.efficiency > 1:
+        raise ValueError(f"--efficiency={values.efficiency} must be <= 1, the floor's own speed")
+    if values.output is None and values.overwrite:
+        raise ValueError("--overwrite needs --output=FILE.json")
+    if values.output is not None and Path(values.output).exists() and not values.overwrite:
+        raise ValueError(f"{values.output}: output exists: use another name or --overwrite")
+
+
+def _machine(values: flags.FlagValues) -> Machine:
+    """Return the devices that the flags name."""
+    if values.topology is not None:
+        return topology.tpu(values.topology)
+    asked = None if values.mesh is None else math.prod(parse_mesh(values.mesh).values())
+    return topology.local(values.backend, asked)
+
+
+def _model(name: str, int8: str) -> LinenLM:
+    """Return the model of a preset, or of a folder's `config.json`.
+
+    Raises:
+      ValueError: neither, or a config that is not supported.
+    """
+    config: Mapping[str, Any] | None
+    if Path(name).is_dir():
+        config = read_json(Path(name), "config.json")
+        if config is None:
+            raise ValueError(f"{name}: no config.json: give a checkpoint folder or a preset")
+    else:
+        config = presets.read(name)
+    return model_of(config).quantized(int8)
+
+
+def _candidate(values: flags.FlagValues) -> Candidate:
+    """Return the rule with its settings as given, for its label."""
+    rule = read_rule(values)
+    return Candidate.of(rule.pop("strategy"), **rule)
+
+
+def _job(values: flags.FlagValues, machine: Machine) -> tuple[Job, str]:
+    """Return the decode that the flags ask for, and why its mesh is as it is."""
+    warp = read_warp(values, greedy=values.strategy == "greedy")
+    draft_warp = read_draft_warp(values, warp)
+    request = Request(top_k=warp.top_k, draft_top_k=(draft_warp or warp).top_k)
+    strategy = read_strategy(values, request)
+    target = _model(values.target, values.target_int8)
+    draft = _model(values.draft, values.draft_int8) if values.draft else None
+    mesh, why = (None, "") if values.mesh is None else (parse_mesh(values.mesh), "")
+    if mesh is None:
+        mesh, why = choose_mesh(target, values.batch_size, len(machine.devices))
+    settings: dict[str, Any] = {"warp": warp, "eos_id": 2}
+    if draft_warp is not None:
+        settings["draft_warp"] = draft_warp
+    job = make_job(
+        target, draft, strategy=strategy, mesh=mesh, devices=machine.devices,
+        batch=values.batch_size, slots=values.context, prompt=values.prompt, dtype=values.dtype,
+        shard_draft=values.shard_draft, settings=settings,
+    )  # fmt: skip
+    return job, why
+
+
+def _compile(job: Job, machine: Machine, counted: int) -> Program | None:
+    """Compile the decode; None where it cannot fit by our count, or does not by the compiler's."""
+    if counted > machine.chip.memory:
+        return None
+    try:
+        return compile_decode(job)
+    except DoesNotFit:
+        return None
+
+
+def _estimates(values: flags.FlagValues, job: Job) -> dict[int, float]:
+    """Return the compiler's estimates of target calls on one and on K + 1 tokens, if asked for."""
+    if not values.estimates:
+        return {}
+    found = {n: compile_call(job, n).estimate for n in (1, job.strategy.depth + 1)}
+    return {n: seconds for n, seconds in found.items() if seconds is not None}
+
+
+def _write(values: flags.FlagValues, made: Plan) -> None:
+    if values.output is not None:
+        with new_file(values.output, overwrite=values.overwrite) as path:
+            path.write_text(json.dumps(as_json(made), indent=1) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str]) -> None:
+    """Run the program on the command line's flags."""
+    del argv
+    plan(flags.FLAGS)
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    cli.run(main)

@@ -1,0 +1,131 @@
+"""Whether a decode fits the chips, how much more would, and what would help if it does not."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+from mtad_jax.planning.chips import Chip
+from mtad_jax.planning.memory import Memory, analytic
+from mtad_jax.planning.program import Job, Program
+
+RESERVE = 0.02
+"""Share of a chip's memory that is left for other programs: prompts, results, the runtime."""
+
+_MOST_ROWS = 1 << 16
+_MOST_SLOTS = 1 << 22
+_STEP = 512  # slots; contexts compile in these steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Bytes on each chip against what it has.
+
+    Attributes:
+      needed: by the compiler's count, or by ours where nothing was compiled.
+      usable: of a chip's memory, `RESERVE` left out.
+      batch: most rows that fit at this context, estimated; None: none.
+      context: most slots a row that fit at this batch, estimated, within the models' positions.
+      memory_context: the same whatever the models' positions.
+      positions: of the model that has fewer.
+      cures: what would help, where it does not fit.
+    """
+
+    needed: int
+    usable: int
+    batch: int | None
+    context: int | None
+    memory_context: int | None
+    positions: int
+    cures: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits."""
+        return self.needed <= self.usable
+
+
+def usable(chip: Chip) -> int:
+    """Return the bytes of a chip that a plan may fill."""
+    return int(chip.memory * (1 - RESERVE))
+
+
+def judge(job: Job, chip: Chip, memory: Memory, program: Program | None, *, tpu: bool) -> Fit:
+    """Judge a decode by its compiled program, or by the analytic count where there is none.
+
+    The largest batch and context are from the analytic count, its temporaries scaled by what the
+    compiler needed for this one: compile them to be sure.
+    """
+    room = usable(chip)
+
+    def fits(**change: int) -> bool:
+        return estimate(job, memory, program, tpu=tpu, **change) <= room
+
+    data = job.mesh.shape["data"]
+    positions = min(lm.model.max_positions for lm in job.models.values())
+    least = job.prompt + 1 + job.scratch
+    contexts = [*range(-(-least // _STEP) * _STEP, _MOST_SLOTS, _STEP)]
+    batch = largest(range(data, _MOST_ROWS, data), lambda n: fits(batch=n))
+    slots = largest(contexts, lambda n: fits(slots=n))
+    needed = memory.total if program is None else program.total
+    fit = Fit(
+        needed=needed,
+        usable=room,
+        batch=batch,
+        context=None if slots is None else min(slots, positions),
+        memory_context=slots,
+        positions=positions,
+        cures=(),
+    )
+    return fit if fit.fits else dataclasses.replace(fit, cures=_cures(job, fit, memory))
+
+
+def estimate(
+    job: Job,
+    memory: Memory,
+    program: Program | None,
+    *,
+    tpu: bool,
+    batch: int | None = None,
+    slots: int | None = None,
+) -> float:
+    """Return the bytes on each chip of a job with another batch or context."""
+    other = dataclasses.replace(job, batch=batch or job.batch, slots=slots or job.slots)
+    guess = analytic(other, tpu=tpu)
+    if program is None:
+        return guess.total
+    return guess.kept + guess.temporaries * program.temporaries / memory.temporaries + program.code
+
+
+def largest(sizes: Iterable[int], fits: Callable[[int], bool]) -> int | None:
+    """Return the largest of rising sizes that fits, by halving; None: not even the first."""
+    sizes = list(sizes)
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if fits(sizes[middle]) else (low, middle)
+    return sizes[low - 1] if low else None
+
+
+def _cures(job: Job, fit: Fit, memory: Memory) -> tuple[str, ...]:
+    """Return what would make it fit, by the analytic count."""
+    over, cures = fit.needed - fit.usable, []
+    weights, cache = memory.parts["target weights"], memory.parts["target cache"]
+    if "weights" not in job.target.model.int8:  # type: ignore[attr-defined]
+        saved = weights * (1 - 1 / job.target.dtype.itemsize)
+        verdict = "fits" if saved >= over else "is not enough"
+        cures.append(f"int8 weights of the target save {gib(saved)} GiB a chip: that {verdict}")
+    if fit.context is not None and fit.context < job.slots:
+        cures.append(f"a context of {fit.context} or less")
+    if fit.batch is not None and fit.batch < job.batch:
+        cures.append(f"a batch of {fit.batch} or less")
+    split = weights + cache
+    rest = fit.needed - split
+    if fit.usable > rest:
+        chips = math.ceil(split * job.mesh.size / (fit.usable - rest))
+        cures.append(f"at least {chips} such chips with the target split over all of them")
+    return tuple(cures)
+
+
+def gib(size: float) -> str:
+    """Return bytes as GiB with two digits."""
+    return f"{size / 2**30:.2f}"
