@@ -146,7 +146,7 @@ def prepare(
         strategy, controls = jax.device_put((strategy, controls), replicated(mesh))
     state = empty_state(target, draft, strategy, controls, *rows, slots=plan.slots, mesh=mesh)
     leaf = jax.tree.leaves(target.params)[0]
-    if leaf.committed and len(leaf.devices()) == 1:
+    if mesh is None and leaf.committed and len(leaf.devices()) == 1:
         # `run` gives its state back committed; given an uncommitted one it would compile twice.
         state = jax.device_put(state, leaf.sharding)
     return Call(target, draft, strategy, controls, state, rows[1], width, plan.max_new_tokens, mesh)
