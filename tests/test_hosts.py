@@ -17,6 +17,7 @@ from tiny_pair import write_ids_only_pair
 
 import experiments
 import mtad_jax
+from checkpoints_convert.engine import from_hf
 from experiments import generate as program
 from experiments import hosts
 from mtad_jax.hosts import checkpoint_digest, code_digest, find_place, first_difference
@@ -33,6 +34,14 @@ def pair(tmp_path_factory):
     return write_ids_only_pair(tmp_path_factory.mktemp("pair"))
 
 
+@pytest.fixture(scope="module")
+def own(pair, tmp_path_factory):
+    """The target in our own format, which several processes read by orbax together."""
+    folder = tmp_path_factory.mktemp("own") / "target"
+    from_hf(pair[0], folder)
+    return folder
+
+
 class Processes:
     """The processes of one run; none outlives the `with` block, nor any child of theirs."""
 
@@ -40,7 +49,7 @@ class Processes:
         port, self.folder = free_port(), folder
         env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         command = [sys.executable, "-m", "experiments.generate", f"--coordinator=127.0.0.1:{port}"]
-        command += [f"--num_processes={count}", *map(str, args)]
+        command += [f"--num_processes={count}", "--join_timeout=100", *map(str, args)]
         self.all = {}
         for i in range(count) if only is None else only:
             with (folder / f"err{i}").open("wb") as err, (folder / f"out{i}").open("wb") as out:
@@ -98,10 +107,10 @@ def texts(path):
     ("count", "devices", "mesh", "shipped"),
     [(2, 2, "data:2,model:2", True), (4, 1, "data:4", False)],
 )
-def test_several_processes_write_what_one_does(count, devices, mesh, shipped, pair, tmp_path):
+def test_several_processes_write_what_one_does(count, devices, mesh, shipped, own, tmp_path):
     rows = [{"prompt": x} for x in RAGGED] if shipped else [{"prompt_ids": x} for x in TOKENS]
     mmtad = ["--strategy=mmtad", "--depth=3", "--width=2"]
-    args = mmtad if shipped else ["--strategy=sample", f"--target={pair[0]}"]
+    args = mmtad if shipped else ["--strategy=sample", f"--target={own}"]
     args += [*COMMON, f"--prompts={write_rows(tmp_path / 'prompts.jsonl', rows)}"]
     out, alone = tmp_path / "out.jsonl", tmp_path / "alone.jsonl"
     flags_ = (*args, f"--mesh={mesh}", f"--output={out}")
