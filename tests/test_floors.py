@@ -22,7 +22,7 @@ FLOORS = [
     "decode.drafters decode.checks hf_params",
     "decode.draft_verify decode.beam_search decode.settings checkpoint hf_writer "
     "decode.trees decode.lookup decode.confident decode.mtjd decode.dsbd",
-    "recipes decode.generate saving",
+    "recipes decode.generate saving planning.program",
     "pipeline calibration.candidates calibration.calls planning.memory",
     "testing.fakes testing.models testing.results calibration.meter planning.costs planning.fit",
     "testing.strategies calibration.decide calibration.predict planning.report",

@@ -26,7 +26,7 @@ class Cost:
     Attributes:
       weights: bytes of parameters read.
       cache: bytes of the cache read: attention reads every slot, filled or not.
-      activations: bytes written and read in between, logits and laws included.
+      activations: bytes written and read in between, logits included.
       flops: operations; a multiplication and an addition are two.
     """
 
@@ -91,15 +91,15 @@ def call_cost(job: Job, lm: BoundLM, cache: Any, tokens: int) -> Cost:
     rows = tokens * job.batch // job.mesh.shape["data"]
     read, multiplied = _weights(lm, rows)
     split = _split(job, model)
-    heads, slots = c.num_heads // split["heads"], job.slots
+    heads = c.num_heads // split["heads"]
     stream = 4 * c.embed_dim + 2 * (heads + 2 * c.num_kv_heads // split["kv_heads"]) * c.head_dim
-    layer = item * (stream + 3 * c.mlp_dim // split["mlp"]) + 8 * heads * slots
-    logits = 3 * 4 * c.vocab_size  # written, made a law, judged
-    attention = 4 * heads * slots * c.head_dim * c.num_layers
+    layer = item * (stream + 3 * c.mlp_dim // split["mlp"])  # scores can stay on the chip
+    logits = 4 * c.vocab_size
+    attention = 4 * heads * job.slots * c.head_dim * c.num_layers
     return Cost(
         weights=read,
         cache=total(cache, plain_bytes),
-        activations=rows * (c.num_layers * 2 * layer + logits),
+        activations=2 * rows * (c.num_layers * layer + logits),
         flops=rows * (2 * multiplied + attention),
     )
 

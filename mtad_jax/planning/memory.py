@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mtad_jax.decode.loop import CHUNK
+from mtad_jax.models.base import BoundLM
 from mtad_jax.planning.program import Job, state_of
 
 _LANES, _SUBLANES = 128, 8  # a TPU's tile: the last two dimensions are padded to it
@@ -64,7 +65,8 @@ def analytic(job: Job, *, tpu: bool) -> Memory:
     parts["scratch slots"] = sum(caches.values()) - sum(parts[f"{name} cache"] for name in caches)
     rest = dataclasses.replace(state, target_cache=None, draft_cache=None)
     parts["text and trace"] = total(rest, size)
-    laws, fill, step = _laws(job), _prefill(job), _round(job)
+    laws = _laws(job)
+    fill, step = _activations(job, min(job.prompt, CHUNK)), _activations(job, job.scratch)
     return Memory(parts, laws, max(fill - laws, step))
 
 
@@ -113,22 +115,16 @@ def _laws(job: Job) -> int:
     return _LAWS * 4 * _rows(job) * job.scratch * job.target.vocab_size
 
 
-def _prefill(job: Job) -> int:
-    """Return the bytes that a chunk of the prompt needs in the target, one layer at a time."""
-    return _layer(job, min(job.prompt, CHUNK))
+def _activations(job: Job, tokens: int) -> int:
+    """Return the bytes of a call on so many tokens a row, of the model that needs more."""
+    return max(_layer(job, lm, tokens) for lm in job.models.values())
 
 
-def _round(job: Job) -> int:
-    """Return the bytes that a verification needs beside its laws."""
-    return _layer(job, job.scratch)
-
-
-def _layer(job: Job, tokens: int) -> int:
+def _layer(job: Job, lm: BoundLM, tokens: int) -> int:
     """Return the bytes of one layer's activations for so many tokens a row."""
-    c: Any = job.target.model.config  # type: ignore[attr-defined]
-    rules = job.target.model.layout.rules  # type: ignore[attr-defined]
-    split = math.prod(job.mesh.shape[a] for a in dict(rules.table).get("mlp", ()))
-    item = job.target.dtype.itemsize
+    model: Any = lm.model
+    c, item = model.config, lm.dtype.itemsize
+    split = math.prod(job.mesh.shape[a] for a in dict(model.layout.rules.table).get("mlp", ()))
     stream = c.embed_dim * (2 * item + 4)
     hidden = 2 * c.mlp_dim // split * item
     scores = c.num_heads // split * job.slots * (4 + item)

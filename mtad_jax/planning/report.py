@@ -63,16 +63,22 @@ def lines_of(plan: Plan) -> list[str]:
 def _head(plan: Plan) -> list[str]:
     job, machine = plan.job, plan.machine
     mesh = ",".join(f"{name}:{size}" for name, size in job.mesh.shape.items())
-    where = ""
     if job.draft is not None:
-        split = dict(job.draft.model.layout.rules.table).keys() > {"batch"}  # type: ignore
-        where = "; draft split too" if split else "; draft whole on every chip"
+        mesh += "; draft split too" if _draft_is_split(job) else "; draft whole on every chip"
     return [
         f"{' + '.join(plan.names)} on {machine.name}: {len(machine.devices)} chips",
-        f"mesh {mesh}" + (f" ({plan.why})" if plan.why else "") + where,
-        f"{plan.candidate.label}, {job.target.dtype} {_int8(job)}, batch {job.batch}, context "
-        f"{job.slots} = prompt {job.prompt} + text + scratch {job.scratch}",
+        f"{job.target.dtype} {_int8(job)}",
+        f"mesh {mesh}",
+        *([f"  {plan.why}"] if plan.why else []),
+        plan.candidate.label,
+        f"batch {job.batch}, context {job.slots} = prompt {job.prompt} + text + scratch "
+        f"{job.scratch}",
     ]
+
+
+def _draft_is_split(job: Job) -> bool:
+    rules = {} if job.draft is None else dict(job.draft.model.layout.rules.table)  # type: ignore
+    return "heads" in rules
 
 
 def _int8(job: Job) -> str:
@@ -138,12 +144,14 @@ def _collectives(plan: Plan) -> list[str]:
         size = sum(c.bytes for c in part) / 2**20
         which = ", ".join(f"{n} {kind}" for kind, n in counts(part).items()) or "none"
         lines.append(f"  {name:<20}{len(part):>10}{size:>10.2f}  {which}")
-    lines.append("  a layer of the round's target call: " + _per_layer(plan, found.round))
+    lines.append("  a layer of the target: " + _per_layer(plan, found.round))
     return [*lines, f"compiled in {program.seconds:.0f} s"]
 
 
 def _per_layer(plan: Plan, part: Sequence[Collective]) -> str:
     inside, outside = layer_counts(part)
+    if _draft_is_split(plan.job):
+        return "-, as the draft has some, too"
     layers = plan.job.target.model.config.num_layers  # type: ignore[attr-defined]
     text = ", ".join(f"{n / layers:g} {kind}" for kind, n in inside.items()) or "none"
     rest = ", ".join(f"{n} {kind}" for kind, n in outside.items()) or "none"

@@ -1,0 +1,342 @@
+"""Plans: what is counted by hand, what the compilers say, what is refused."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from jax.sharding import NamedSharding, PartitionSpec
+
+from configs import models
+from experiments import plan as program
+from experiments.plan_rules import read_acceptance, rules_of
+from mtad_jax import recipes
+from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.hf import model_of
+from mtad_jax.planning import chips, topology
+from mtad_jax.planning.collectives import counts, layer_counts, read_collectives
+from mtad_jax.planning.costs import round_of, speed, tokens_of_rate
+from mtad_jax.planning.fit import judge, largest
+from mtad_jax.planning.memory import analytic, padded_bytes
+from mtad_jax.planning.program import choose_mesh, compile_decode, make_job
+from mtad_jax.sharding import make_mesh
+
+ROOT = Path(__file__).resolve().parents[1]
+V5P = chips.CHIPS["v5p"]
+TINY = models.read("llama2-7b") | {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 128,
+}
+needs_tpu_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the tpu extra is not installed"
+)
+
+
+def job_of(target, draft=None, **settings):
+    """A job on the one processor."""
+    asked = {"strategy": recipes.sample(), "batch": 1, "slots": 2048, "mesh": {}} | settings
+    return make_job(target, draft, devices=jax.devices()[:1], **asked)
+
+
+def values_of(*args):
+    values = flags.FlagValues()
+    program.define_flags(values)
+    values(["plan", *args])
+    return values
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Llama-2-70B with its draft, speculative, on one endless chip."""
+    target, draft = (model_of(models.read(name)) for name in ("llama2-70b", "llama-68m"))
+    return job_of(target, draft, strategy=recipes.speculative(4))
+
+
+def test_costs_of_a_large_model_by_hand(large):
+    cost = round_of(large, large.strategy)
+    assert cost.calls.target == (5,) and cost.calls.draft == (2, 1, 1, 1)
+    parameters, table = 68_976_648_192, 32_000 * 8192
+    cache = 80 * 2 * 8 * 2048 * 128 * 2
+    target = cost.target[0]
+    assert target.weights == 2 * (parameters - table + 5 * 8192)  # of the table 5 rows
+    assert target.cache == cache == 671_088_640
+    norms = 161 * 8192
+    attention = 5 * 80 * 64 * 2048 * 128 * 4
+    assert target.flops == 2 * 5 * (parameters - table - norms) + attention
+    assert target.bytes == pytest.approx(2 * parameters + cache, rel=0.05)
+    draft = cost.draft[1]
+    assert draft.weights == 2 * (68_030_208 - 32_000 * 768 + 768)
+    assert draft.cache == 2 * 2 * 12 * 2048 * 64 * 2
+    # Reading is what takes the time: of the target 138 GB at 2765 GB/s.
+    assert cost.floor(V5P) == pytest.approx(sum(c.bytes for c in (target, *cost.draft)) / 2765e9)
+    plain = round_of(large, recipes.sample())
+    assert plain.calls.target == (1,) and plain.draft == ()
+    assert target.bytes / plain.target[0].bytes < 1.01
+
+
+def test_memory_of_a_large_model_by_hand(large):
+    memory = analytic(large, tpu=False)
+    assert memory.parts["target weights"] == 2 * 68_976_648_192
+    assert memory.parts["draft weights"] == 2 * 68_030_208
+    caches = 671_088_640 + 2 * 2 * 12 * 2048 * 64 * 2
+    kept = ("target cache", "draft cache", "scratch slots")
+    assert sum(memory.parts[name] for name in kept) == caches
+    assert memory.parts["scratch slots"] == pytest.approx(caches * 5 / 2048, abs=2)
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_would(large):
+    fit = judge(large, V5P, analytic(large, tpu=False), None, tpu=False)
+    assert not fit.fits and fit.batch is None and fit.context is None
+    assert fit.needed - fit.usable == pytest.approx(139e9 - 0.98 * 95.74 * 2**30, rel=0.01)
+    text = "; ".join(fit.cures)
+    assert "int8 weights of the target save 64.24 GiB a chip: that fits" in text
+    assert "at least 2 such chips" in text
+
+
+def test_what_fits_says_how_much_more_would():
+    target, draft = model_of(models.read("llama-68m")), model_of(TINY | {"vocab_size": 32000})
+    job = job_of(target, draft, strategy=recipes.mtad(2, 2), slots=128, prompt=16)
+    chip = dataclasses.replace(V5P, memory=1e9)
+    memory = analytic(job, tpu=False)
+    fit = judge(job, chip, memory, None, tpu=False)
+    assert fit.fits and fit.positions == 128 and fit.context == 128 and fit.cures == ()
+    for change in ({"batch": fit.batch}, {"slots": fit.memory_context}):
+        most = dataclasses.replace(job, **change)
+        assert analytic(most, tpu=False).total <= fit.usable
+    more = dataclasses.replace(job, batch=fit.batch + 1)
+    assert analytic(more, tpu=False).total > fit.usable
+
+
+def test_modelled_speed(large):
+    cost = round_of(large, large.strategy)
+    given = {"tokens_per_call": 2.5, "links": 1e-3, "watts": 100.0, "efficiency": 0.5}
+    found = speed(large, V5P, "x", cost, **given)
+    assert found.round_seconds == pytest.approx(2 * cost.floor(V5P) + 1e-3)
+    assert found.tokens_per_second == pytest.approx(2.5 / found.round_seconds)
+    assert found.joules_per_token == pytest.approx(100 / found.tokens_per_second)
+    unknown = speed(large, V5P, "x", cost, **given | {"tokens_per_call": None})
+    assert unknown.tokens_per_second is None and unknown.joules_per_token is None
+    nothing = speed(large, chips.host(1e9), "x", cost, **given)
+    assert nothing.round_seconds is None and nothing.tokens_per_second is None
+
+
+def test_tokens_of_a_rate():
+    assert tokens_of_rate(0.5, 3) == 1 + 0.5 + 0.25 + 0.125
+    assert tokens_of_rate(1.0, 4) == 5 and tokens_of_rate(0.0, 4) == 1
+    with pytest.raises(ValueError, match=r"acceptance_rate=1.2 must be in \[0, 1\]"):
+        tokens_of_rate(1.2, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size"),
+    [
+        ((3, 200), jnp.float32, 4 * 256 * 4),  # rows to 4, columns to 256
+        ((1, 4, 2048, 64), jnp.bfloat16, 4 * 2048 * 64 * 2),  # lies as [64, 2048]: no padding
+        ((1, 4, 2048, 128), jnp.int8, 4 * 2048 * 128),
+        ((130,), jnp.float32, 256 * 4),
+        ((), jnp.int32, 128 * 4),
+    ],
+)
+def test_tiles(shape, dtype, size):
+    where = NamedSharding(make_mesh({}, jax.devices()[:1]), PartitionSpec())
+    assert padded_bytes(jax.ShapeDtypeStruct(shape, dtype, sharding=where)) == size
+
+
+@pytest.mark.parametrize("most", [-1, 0, 1, 5, 99])
+def test_largest(most):
+    assert largest(range(0, 100), lambda n: n <= most) == (None if most < 0 else most)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "devices", "mesh"),
+    [
+        ("llama2-70b", 1, 16, (1, 1, 16)),
+        ("opt-66b", 1, 16, (1, 2, 8)),  # 72 heads
+        ("opt-66b", 2, 16, (2, 1, 8)),
+        ("llama2-13b", 4, 16, (2, 1, 8)),  # 40 heads
+        ("llama3.2-3b", 1, 16, (1, 2, 8)),  # 24 heads of 8
+    ],
+)
+def test_the_chosen_mesh(name, batch, devices, mesh):
+    found, why = choose_mesh(model_of(models.read(name)), batch, devices)
+    assert tuple(found.values()) == mesh and f"model:{mesh[2]} is the most" in why
+
+
+HLO = """HloModule jit_run
+%add.1 (x: f32[], y: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%x, %y)
+}
+%fused (p: f32[2,8]) -> f32[2,8] {
+  ROOT %r = f32[2,8]{1,0} all-reduce(%p), to_apply=%add.1, metadata={op_name="a/layer_0/o/dot"}
+}
+%fill (c: (f32[4])) -> (f32[4]) {
+  %g = (bf16[2,4]{1,0}, bf16[4,4]{1,0:T(8,128)(2,1)}) all-gather-start(%x), metadata={op_name="e"}
+}
+%step.2 (c: (f32[4])) -> (f32[4]) {
+  %a = f32[2,8]{1,0} fusion(%p), kind=kLoop, calls=%fused
+  %b = (f32[8]{0}, s32[]) all-reduce-start(%p, %q), to_apply=%add.1
+}
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %one = (f32[4]) while(%t), condition=%cond, body=%fill
+  ROOT %two = (f32[4]) while(%one), condition=%cond, body=%step.2
+}
+"""
+
+
+def test_collectives_are_read_loop_by_loop():
+    found = read_collectives(HLO)
+    assert counts(found.prefill) == {"all-gather": 1} and found.prefill[0].bytes == 32
+    assert [c.bytes for c in found.round] == [64, 36] and counts(found.round) == {"all-reduce": 2}
+    assert layer_counts(found.round) == ({"all-reduce": 1}, {"all-reduce": 1})
+    with pytest.raises(ValueError, match="no loop"):
+        read_collectives("ENTRY %main (p: f32[4]) -> f32[4] {\n  ROOT %p = f32[4] parameter(0)\n}")
+
+
+def write_trace(path, depth=2, rounds=10, tokens=25):
+    rule = {"strategy": "mtad", "depth": depth, "width": 2, "tau": 0.5, "draw": "search"}
+    row = {"rule": rule, "tokens": [1] * tokens, "stats": {"rounds": rounds}}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
+    return path
+
+
+def test_acceptance_of_traces_and_rates(tmp_path):
+    one, two = write_trace(tmp_path / "a.jsonl"), write_trace(tmp_path / "b.jsonl", 3, 5, 20)
+    known = read_acceptance(
+        values_of(f"--trace={one},{two}", "--acceptance_rate=0.5,speculative:0.8")
+    )
+    chosen = Candidate.of("mmtad", depth=2, width=2)
+    found = {rule.label: known.tokens(rule) for rule in rules_of(chosen, known)}
+    assert found == {
+        "sample": 1.0,
+        "speculative depth=2": pytest.approx(1 + 0.8 + 0.64),
+        "mtad depth=2 width=2": 2.5,
+        "mmtad depth=2 width=2": 1.75,
+        "mtad depth=3 width=2 tau=0.5 draw=search": 4.0,
+    }
+    nothing = read_acceptance(values_of())
+    assert nothing.tokens(chosen) is None and nothing.tokens(Candidate.of("sample")) == 1
+
+
+BAD = [
+    ((), "--target is missing: give a preset"),
+    (("--target=llama2-70b",), "give one of --topology"),
+    (("--target=llama2-7b", "--topology=v5p:2x2x1"), "--draft is missing: --strategy=mmtad drafts"),
+    (("--target=x", "--strategy=sample", "--backend=cpu"), "no preset 'x'"),
+    (("--target=opt-125m", "--strategy=sample", "--topology=v9:2x2"), "topology='v9:2x2' is unkn"),
+    (("--target=opt-125m", "--strategy=sample", "--backend=tpu"), "backend='tpu' must be cpu or"),
+    (("--target=opt-125m", "--strategy=sample", "--backend=gpu"), "finds no GPU here"),
+    (
+        ("--target=opt-125m", "--strategy=sample", "--backend=cpu", "--context=4096"),
+        "positions=2048 of the target < 4095",
+    ),
+    (
+        ("--target=opt-125m", "--strategy=sample", "--backend=cpu", "--prompt=3000"),
+        "context=2048 has no room for a prompt of 3000",
+    ),
+    (
+        ("--target=opt-125m", "--strategy=sample", "--backend=cpu", "--mesh=model:1,rows:2"),
+        "mesh axis 'rows' is unknown",
+    ),
+    (
+        ("--target=opt-125m", "--draft=llama-68m", "--backend=cpu"),
+        "draft vocabulary 32000 != target vocabulary 50272",
+    ),
+    (
+        ("--target=opt-125m", "--strategy=sample", "--backend=cpu", "--acceptance_rate=much"),
+        "--acceptance_rate=much must be a number",
+    ),
+    (
+        ("--target=opt-125m", "--strategy=sample", "--backend=cpu", "--efficiency=2"),
+        "--efficiency=2.0 must be <= 1",
+    ),
+    (
+        ("--target=opt-125m", "--strategy=sample", "--backend=cpu", "--target_int8=weight"),
+        "int8='weight' is unknown",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD, ids=range(len(BAD)))
+def test_bad_input(args, message, monkeypatch):
+    monkeypatch.setattr(program, "compile_decode", lambda job: pytest.fail("compiled"))
+    with pytest.raises(ValueError) as caught:
+        program.plan(values_of(*args))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_trace_must_be_one(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"tokens": [1], "stats": {"rounds": 1}}\n')
+    with pytest.raises(ValueError, match="rows.jsonl:1: no row of the generate runner with `rule`"):
+        read_acceptance(values_of(f"--trace={path}"))
+
+
+def test_on_simulated_devices(tmp_path):
+    """The whole program, split over two devices: what the compiler counts is what we do."""
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    out = tmp_path / "plan.json"
+    args = [f"--target={tmp_path}", f"--draft={tmp_path}", "--backend=cpu", "--mesh=model:2"]
+    args += ["--depth=2", "--width=2", "--context=96", "--prompt=16", "--dtype=float32"]
+    run = subprocess.run(
+        [sys.executable, "-m", "experiments.plan", *args, f"--output={out}"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(out.read_text())
+    assert "memory a chip" in run.stdout and "fits: " in run.stdout and run.stderr == ""
+    kept = sum(found["memory"]["parts"].values())
+    assert kept == pytest.approx(found["compiler"]["arguments"], rel=0.01)
+    reduced = 2 * TINY["num_hidden_layers"] + 1  # and one for the token table
+    assert found["collectives"]["round"] == {"all-reduce": reduced, "all-gather": 1}
+    assert found["fits"] and found["mesh"] == {"data": 1, "fsdp": 1, "model": 2}
+
+
+@needs_tpu_compiler
+def test_an_unknown_slice():
+    with pytest.raises(ValueError, match="topology=v5e:9x9: there is no such slice"):
+        topology.tpu("v5e:9x9")
+
+
+@needs_tpu_compiler
+@pytest.mark.parametrize("int8", ["", "weights,kv"])
+def test_for_tpus_that_are_not_here(int8):
+    machine = topology.tpu("v5p:2x2x1")
+    target = model_of(TINY | {"num_key_value_heads": 4}).quantized(int8)
+    mesh, _ = choose_mesh(target, 1, len(machine.devices))
+    job = make_job(
+        target, None, strategy=recipes.sample(), mesh=mesh, devices=machine.devices, batch=1,
+        slots=128, prompt=16,
+    )  # fmt: skip
+    memory, compiled = analytic(job, tpu=True), compile_decode(job)
+    assert memory.kept == pytest.approx(compiled.arguments, rel=0.1)
+    inside, outside = layer_counts(read_collectives(compiled.text).round)
+    assert inside == {"all-reduce": 2 * TINY["num_hidden_layers"]}
+    assert sum(outside.values()) <= 2
+    assert judge(job, machine.chip, memory, compiled, tpu=True).fits
+
+
+@needs_tpu_compiler
+def test_a_model_that_cannot_fit_is_not_compiled(monkeypatch, capsys):
+    monkeypatch.setattr(program, "compile_decode", lambda job: pytest.fail("compiled"))
+    args = ("--target=llama2-13b", "--strategy=sample", "--topology=v5e:1x1")
+    with pytest.raises(ValueError) as caught:
+        program.plan(values_of(*args))
+    assert "does not fit v5e:1x1: " in str(caught.value) and "at least 2 such" in str(caught.value)
+    assert "what would help: int8 weights of the target save" in capsys.readouterr().out
+
+
+def test_shapes_alone_are_needed(large):
+    for leaf in jax.tree.leaves((large.target.params, large.draft.params)):
+        assert isinstance(leaf, jax.ShapeDtypeStruct) and not isinstance(leaf, np.ndarray)
