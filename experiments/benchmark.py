@@ -25,6 +25,7 @@ from experiments.measure import Bench, Rule, Sample
 from experiments.output import NoWriter, RowWriter
 from experiments.prompts import Prompt, encode_prompts
 from experiments.settings import (
+    INT8_FLAGS,
     MESH_FLAGS,
     TAU,
     define_model_flags,
@@ -243,11 +244,12 @@ def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Ben
 
 def _about(values: flags.FlagValues, suite: Suite, rules: list[Rule]) -> dict[str, Any]:
     """Return what the samples depend on; `data_dir` None: the built-in openings."""
-    names = ("suite", "target", "draft", *MESH_FLAGS, "repeats", "max_new_tokens", "seed", "tau")
+    names = ["suite", "target", "draft", *INT8_FLAGS, *MESH_FLAGS]
+    names += ["repeats", "max_new_tokens", "seed", "tau", "data_dir"]
     warp = rules[0].warp
     return {
         "machine": _machine(),
-        **{name: getattr(values, name) for name in (*names, "data_dir")},
+        **{name: getattr(values, name) for name in names},
         "prompts": suite.prompts,
         "sql_prompts": suite.sql_prompts,
         "temperature": float(warp.temperature),

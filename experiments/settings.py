@@ -23,6 +23,7 @@ from mtad_jax.warp import Warp, check_warp
 flags.disclaim_key_flags()
 
 TEMPERATURE, TOP_K, TOP_P, TAU = 1.0, 10, 0.9, 0.5  # of the paper's experiments
+INT8_FLAGS = ("target_int8", "draft_int8")
 MESH_FLAGS = ("mesh", "shard_draft")  # no text depends on these
 _WARP_FLAGS = ("temperature", "top_k", "top_p", "min_p")
 
@@ -80,13 +81,17 @@ def setting_flags() -> list[str]:
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
-    """Define --target and --draft, and --mesh and --shard_draft, which say where they lie."""
+    """Define which models there are, what of them is int8, and where they lie."""
     text = flags.DEFINE_string
     text(
         "target", None, "Checkpoint folder, ours or Hugging Face's. Default: the shipped pair.",
         flag_values=values,
     )  # fmt: skip
     text("draft", None, "Checkpoint folder of the small model, of --target.", flag_values=values)
+    for flag in INT8_FLAGS:
+        who = flag.removesuffix("_int8")
+        meaning = f"What of the {who} is int8: weights, kv (the cache) or weights,kv."
+        text(flag, "", meaning, flag_values=values)
     text(
         "mesh", None, "Devices to split the models over: data (rows), fsdp (weights) and model "
         "(heads), e.g. data:1,model:4. Default: the first device.", flag_values=values,
@@ -166,9 +171,10 @@ def read_settings(values: flags.FlagValues) -> Settings:
         penalty=values.repetition_penalty is not None,
     )
     strategy = read_strategy(values, request)
-    if not strategy.needs_draft and (draft_warp is not None or values.shard_draft):
-        flag = "--shard_draft" if draft_warp is None else first_draft_warp_flag(values)
-        raise ValueError(_without_draft(flag, values.strategy))
+    if not strategy.needs_draft:
+        if draft_warp is not None:
+            raise ValueError(_without_draft(first_draft_warp_flag(values), values.strategy))
+        _check_no_draft_flags(values)
     return Settings(
         strategy=strategy,
         warp=warp,
@@ -178,6 +184,13 @@ def read_settings(values: flags.FlagValues) -> Settings:
         seed=values.seed,
         **controls,
     )
+
+
+def _check_no_draft_flags(values: flags.FlagValues) -> None:
+    """Raise ValueError on what a rule without a draft model would ignore."""
+    for flag in ("shard_draft", "draft_int8"):
+        if values[flag].value:
+            raise ValueError(_without_draft(f"--{flag}", values.strategy))
 
 
 def read_controls(values: flags.FlagValues) -> dict[str, Any]:
@@ -296,10 +309,13 @@ def load_models(values: flags.FlagValues) -> Pipeline:
     Raises:
       ValueError: as `Pipeline.load`; before any weights are read where the mesh does not suit.
     """
-    place: dict[str, Any] = {"mesh": read_mesh(values), "shard_draft": values.shard_draft}
+    how: dict[str, Any] = {flag: getattr(values, flag) for flag in (*INT8_FLAGS, "shard_draft")}
+    how["mesh"] = read_mesh(values)
     if values.target is None:
-        return Pipeline.shipped(**place)
-    return Pipeline.load(values.target, values.draft, **place)
+        return Pipeline.shipped(**how)
+    if values.draft is None and values.draft_int8:
+        raise ValueError("--draft_int8 needs a draft: give --draft=DIR or leave it out")
+    return Pipeline.load(values.target, values.draft, **how)
 
 
 def read_mesh(values: flags.FlagValues) -> Mesh | None:

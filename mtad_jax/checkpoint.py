@@ -5,7 +5,7 @@ files as Hugging Face has them, and `ignored.safetensors` where the source had t
 weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mtad_jax.hf_params import Layout, check_params, to_params
 from mtad_jax.hf_reader import SIDE_FILES, inner_file, inner_folder, open_folder, read_json
 from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.quantize import QArray, quantize_param
 
 FORMAT_VERSION = 1
 """Raised when an older reader would misread a newer folder."""
@@ -70,7 +71,12 @@ class Metadata:
 
 
 def load(
-    path: str | Path, *, dtype: Any = None, mesh: Mesh | None = None, replicated: bool = False
+    path: str | Path,
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    replicated: bool = False,
+    int8: str | Iterable[str] = "",
 ) -> LoadedModel:
     """Open a checkpoint, our own or Hugging Face's.
 
@@ -79,18 +85,21 @@ def load(
 
     Args:
       path: the folder.
-      dtype: of the parameters. None: as stored (the widest, if there are several), except that
-        bfloat16 and float16 become float32 on the CPU backend, where they compute 4 to 9 times
-        slower. Give a dtype to have it whatever the backend.
+      dtype: of the parameters and of all computing. None: as stored (the widest, if there are
+        several), except that bfloat16 and float16 become float32 on the CPU backend, where they
+        compute 4 to 9 times slower. Give a dtype to have it whatever the backend.
       mesh: of `mtad_jax.sharding.make_mesh`; None: the first device.
       replicated: on a mesh: every device holds the whole model.
+      int8: what is held as int8: "weights", "kv" (the cache), or "weights,kv". Each matrix is
+        rounded on its devices as soon as it is there, before the next is read.
 
     Raises:
       ValueError: the folder is no checkpoint, is damaged or unsupported, its weights and config
-        do not match, or the mesh does not divide the model. One line, naming file or key.
+        do not match, the mesh does not divide the model, or an unknown name in `int8`. One line,
+        naming file or key.
     """
     path = Path(path)
-    config, model = open_model(path, mesh=mesh, replicated=replicated)
+    config, model = open_model(path, mesh=mesh, replicated=replicated, int8=int8)
     for name in SIDE_FILES:  # the tokenizer reader follows links
         inner_file(path, name)
     params = _open_weights(path, config)
@@ -114,7 +123,11 @@ def load(
 
 
 def open_model(
-    path: str | Path, *, mesh: Mesh | None = None, replicated: bool = False
+    path: str | Path,
+    *,
+    mesh: Mesh | None = None,
+    replicated: bool = False,
+    int8: str | Iterable[str] = "",
 ) -> tuple[dict[str, Any], LinenLM]:
     """Return a checkpoint's `config.json` and its model, laid out; weights are not looked at.
 
@@ -133,7 +146,7 @@ def open_model(
             if ours
             else f"{path}: no config.json: give a Hugging Face checkpoint folder"
         )
-    model = model_of(config)
+    model = model_of(config).quantized(int8)
     if mesh is None:
         return config, model
     try:
@@ -199,19 +212,21 @@ def _open_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put(params: Mapping[str, Any], model: LinenLM, dtype: np.dtype) -> Any:
-    """Read the parameters onto their devices."""
-    layout = model.layout
-    if layout is None:
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.tree.map(lambda leaf: leaf.astype(dtype).finite().put(here), params)
+    """Read the parameters onto their devices; what is int8 is never there whole otherwise."""
+    layout, int8 = model.layout, "weights" in model.int8
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def put(axes: PartitionSpec, leaf: LazyTensor) -> jax.Array:
+    def put(axes: PartitionSpec, leaf: LazyTensor) -> jax.Array | QArray:
         if "kv_heads" in axes:
             leaf = leaf.repeated(model.kv_repeat, model.config.head_dim)
-        return leaf.astype(dtype).finite().put(layout.sharding(tuple(axes)))
+        leaf = (leaf if int8 else leaf.astype(dtype)).finite()
+        array = leaf.put(here if layout is None else layout.sharding(tuple(axes)))
+        if not int8:
+            return array
+        return jax.block_until_ready(quantize_param(array, tuple(axes), dtype, layout))
 
     is_axes = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-    return jax.tree.map(put, model.param_axes(), params, is_leaf=is_axes)
+    return jax.tree.map(put, model.stored_axes(), params, is_leaf=is_axes)
 
 
 def _compute_dtype(dtype: Any, tree: Mapping[str, Any]) -> np.dtype:

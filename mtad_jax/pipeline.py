@@ -1,7 +1,7 @@
 """Text in, text out: tokenizers, stop strings and streaming around `generate`."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -103,11 +103,14 @@ class Pipeline:
         dtype: Any = None,
         mesh: Mesh | None = None,
         shard_draft: bool = False,
+        target_int8: str | Iterable[str] = "",
+        draft_int8: str | Iterable[str] = "",
     ) -> "Pipeline":
         """Open one or two checkpoint folders, ours or Hugging Face's; see `mtad_jax.load`.
 
         On a mesh every device holds the whole draft, unless `shard_draft`: a small model's layers
-        are done before its devices could have talked to each other.
+        are done before its devices could have talked to each other. `target_int8` and `draft_int8`
+        are each model's `int8`: "weights", "kv" or "weights,kv".
 
         Raises:
           ValueError: as `mtad_jax.load`, and as `Pipeline`. What the configs tell is refused
@@ -116,17 +119,32 @@ class Pipeline:
         if shard_draft and (mesh is None or draft is None):
             missing = "draft" if draft is None else "mesh"
             raise ValueError(f"shard_draft=True needs a {missing}: give one or leave it out")
-        folders = [(target, False)] + ([(draft, not shard_draft)] if draft else [])
-        for path, whole in folders:
-            checkpoint.open_model(path, mesh=mesh, replicated=whole)
-        return cls(*(checkpoint.load(p, dtype=dtype, mesh=mesh, replicated=w) for p, w in folders))
+        if draft is None and draft_int8:
+            raise ValueError(f"draft_int8={draft_int8!r} needs a draft: give one or leave it out")
+        folders: list[tuple[Any, dict[str, Any]]] = [
+            (target, {"mesh": mesh, "int8": target_int8}),
+            (draft, {"mesh": mesh, "int8": draft_int8, "replicated": not shard_draft}),
+        ]
+        folders = [(path, how) for path, how in folders if path is not None]
+        for path, how in folders:
+            checkpoint.open_model(path, **how)
+        return cls(*(checkpoint.load(path, dtype=dtype, **how) for path, how in folders))
 
     @classmethod
-    def shipped(cls, *, mesh: Mesh | None = None, shard_draft: bool = False) -> "Pipeline":
+    def shipped(
+        cls,
+        *,
+        mesh: Mesh | None = None,
+        shard_draft: bool = False,
+        target_int8: str | Iterable[str] = "",
+        draft_int8: str | Iterable[str] = "",
+    ) -> "Pipeline":
         """Open the trained pair that comes with the package; `docs/training.md` has its recipe."""
         with resources.as_file(resources.files("mtad_jax") / "assets") as folder:
-            pair = folder / "target", folder / "draft"
-            return cls.load(*pair, mesh=mesh, shard_draft=shard_draft)
+            return cls.load(
+                folder / "target", folder / "draft", mesh=mesh, shard_draft=shard_draft,
+                target_int8=target_int8, draft_int8=draft_int8,
+            )  # fmt: skip
 
     def __call__(
         self,

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import qwix
+from jax.sharding import PartitionSpec
 
-from mtad_jax.sharding import Axes
+from mtad_jax.sharding import Axes, Layout, constrain
 from mtad_jax.types import Array, Float, Int
 
 PARTS = ("weights", "kv")
@@ -53,26 +54,36 @@ def channel_axis(axes: Axes) -> int | None:
     return 0 if axes[0] == "vocab" else 1
 
 
-def quantized_axes(axes: Axes, kind: type) -> QArray | Axes:
-    """Return the logical axes of a parameter's int8 form, as a tree; `kind` makes each leaf."""
+def quantized_axes(axes: Axes) -> QArray | PartitionSpec:
+    """Return the logical axes of a parameter's int8 form, a tree of PartitionSpec.
+
+    The scales of outputs lie with the outputs. Those of the token table lie whole on every device:
+    split like its rows, looking them up would cost a second all-reduce.
+    """
     channel = channel_axis(axes)
     if channel is None:
-        return kind(*axes)
-    scale = (axis if i == channel else None for i, axis in enumerate(axes))
-    return QArray(kind(*axes), kind(*scale), None, jnp.int8)  # type: ignore[arg-type]
+        return PartitionSpec(*axes)
+    scale = PartitionSpec(None, axes[1] if channel == 1 else None)
+    return QArray(PartitionSpec(*axes), scale, None, jnp.int8)  # type: ignore[arg-type]
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "dtype"))
-def quantize_param(x: Array, axes: Axes, dtype: jnp.dtype) -> QArray | Array:
+@functools.partial(jax.jit, static_argnames=("axes", "dtype", "layout"))
+def quantize_param(
+    x: Array, axes: Axes, dtype: jnp.dtype, layout: Layout | None = None
+) -> QArray | Array:
     """Return a parameter's int8 form with scales in `dtype`; in `dtype` where it has none.
 
     Args:
       x: the parameter, in any float dtype.
       axes: its logical axes; see `channel_axis`.
       dtype: that the model computes in.
+      layout: where the result lies; None: wherever the compiler likes.
     """
     channel = channel_axis(axes)
-    return x.astype(dtype) if channel is None else quantize(x, (channel,), dtype)
+    result = x.astype(dtype) if channel is None else quantize(x, (channel,), dtype)
+    return jax.tree.map(
+        lambda part, at: constrain(layout, part, tuple(at)), result, quantized_axes(axes)
+    )
 
 
 def quantize(x: Array, channels: tuple[int, ...], dtype: jnp.dtype) -> QArray:

@@ -209,7 +209,9 @@ class LinenLM:
         if "weights" not in self.int8:
             return jax.tree.map(lambda x: x.astype(dtype), params)
         return jax.tree.map(
-            lambda x, axes: q8.quantize_param(x, tuple(axes), dtype), params, self._axes()
+            lambda x, axes: q8.quantize_param(x, tuple(axes), dtype, self.layout),
+            params,
+            self.stored_axes(),
         )
 
     def param_shapes(self, dtype: jnp.dtype = jnp.float32) -> Mapping[str, Any]:
@@ -227,15 +229,15 @@ class LinenLM:
     def param_axes(self) -> Mapping[str, Any]:
         """Return the parameter tree with each array's logical axis names (PartitionSpec)."""
         if "weights" not in self.int8:
-            return self._axes()
+            return self.stored_axes()
         return jax.tree.map(
-            lambda axes: q8.quantized_axes(tuple(axes), PartitionSpec),
-            self._axes(),
+            lambda axes: q8.quantized_axes(tuple(axes)),
+            self.stored_axes(),
             is_leaf=lambda x: isinstance(x, PartitionSpec),
         )
 
-    def _axes(self) -> Mapping[str, Any]:
-        """Return the axes of the parameters in full precision."""
+    def stored_axes(self) -> Mapping[str, Any]:
+        """Return the axes of the parameters in full precision, as checkpoints hold them."""
         tokens = jnp.zeros((1, 1), jnp.int32)
         boxed = jax.eval_shape(
             lambda: self._plain.init(jax.random.key(0), tokens, positions=tokens)["params"]
@@ -367,6 +369,4 @@ class BoundLM:
         params = self.params
         if model.int8 - self.model.int8 >= {"weights"}:
             params = model.convert(params, self.dtype)
-            if model.layout is not None:
-                params = jax.device_put(params, model.param_shardings())
         return self.replace(params=params, model=model)  # type: ignore[attr-defined]
