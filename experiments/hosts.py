@@ -113,7 +113,7 @@ def _facts(
     packages = [Path(package.__path__[0]) for package in (mtad_jax, experiments)]
     own = flags.FlagValues()
     define(own)
-    given = {name: str(values[name].value) for name in own if name not in _FREE}
+    given = {name: _short(str(values[name].value)) for name in own if name not in _FREE}
     path = values["prompts"].value if "prompts" in own else None
     if isinstance(path, str):  # in the benchmark it is their number
         given["prompts"] = _content(path)
@@ -132,12 +132,21 @@ def _facts(
     return facts
 
 
+def _short(value: str) -> str:
+    """Return a flag's value as a line of an error can show it."""
+    return value if len(value) <= 200 else f"a value of digest {_digest(value.encode())}"
+
+
 def _content(path: str) -> str:
     """Return a digest of a file of prompts, which may have another name on each host."""
     try:
-        return f"a file of digest {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}"
+        return f"a file of digest {_digest(Path(path).read_bytes())}"
     except OSError:
         return path  # the program itself says so
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 async def _supervise(place: Place, values: flags.FlagValues, facts: dict[str, str]) -> int:

@@ -195,6 +195,8 @@ def test_flags_and_checkpoints_that_differ_are_named(pair, tmp_path):
     assert first_difference(mine, same) is None
     theirs = facts("--mesh=data:2", "--top_p=0.8")
     assert first_difference(mine, theirs) == "--top_p: 0.8, not 0.9"
+    many = facts("--mesh=data:2", f"--banned_ids={','.join(map(str, range(30_000)))}")
+    assert "a value of digest" in many["--banned_ids"]  # a message of the roll has a limit
     copy = shutil.copytree(pair[0], tmp_path / "target")
     models = [facts("--mesh=data:2", f"--target={path}") for path in (pair[0], copy, pair[1])]
     assert first_difference(models[0], models[1]) is None
