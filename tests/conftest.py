@@ -28,6 +28,15 @@ def programs_of_one_file():
     jax.clear_caches()
 
 
+@pytest.fixture
+def compiled_quickly():
+    """Compile without optimizing: for programs that are many, small and run once."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(autouse=True)
 def room_for_programs():
     """Forget all programs where they have become too many."""

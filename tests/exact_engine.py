@@ -5,7 +5,6 @@ draw prescribed tokens: every draft that it can draw is one row of a batch, and 
 comes from the drafter's own `logq`. The tests of chance are those of `exact_tests`.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -31,17 +30,6 @@ from mtad_jax.warp import Warp
 
 WIDTH, SLOTS = 8, 32  # of the texts, and of a cache
 _LOUD = 1e6  # noise that decides a draw
-
-
-@contextlib.contextmanager
-def compiled_quickly():
-    """Compile without optimizing: programs are many, small and run once."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -70,15 +70,6 @@ def llamas():
     return target, dataclasses.replace(target, params=draft.params | {"layer_1": other})
 
 
-@pytest.fixture
-def compiled_in_a_hurry():
-    """Compiling is nearly all that these tests do: half of it is optimisation."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 # Each of these differs from another recipe in its draft only.
 VARIANTS = ("threshold-chain", "typical-chain", "typical-tree", "mtjd-sample", "mtjd-exact")
 
@@ -87,7 +78,7 @@ VARIANTS = ("threshold-chain", "typical-chain", "typical-tree", "mtjd-sample", "
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in RECIPES],
 )
-@pytest.mark.usefixtures("compiled_in_a_hurry")
+@pytest.mark.usefixtures("compiled_quickly")
 def test_on_tables(name):
     check_strategy(RECIPES[name], *tables(), **EXPECTED.get(name, {}))
 

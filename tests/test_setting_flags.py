@@ -16,6 +16,7 @@ FAST = ("sample", "speculative", "mmtad")  # the others are slow: a program each
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in rules.STRATEGIES]
 )
+@pytest.mark.usefixtures("compiled_quickly")
 def test_every_rule_continues_a_prompt_with_the_shipped_pair(name, capsys):
     assert run(f"--strategy={name}", "--prompt=Once upon a time", "--max_new_tokens=8") == 0
     out, err = capsys.readouterr()

@@ -28,6 +28,8 @@ from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.state import REJECTED
 from mtad_jax.warp import Warp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @dataclass(frozen=True)
 class Shape:

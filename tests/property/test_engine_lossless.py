@@ -31,6 +31,8 @@ from mtad_jax.decode.lossless import BlockVerification
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.warp import Warp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def chain_rule(rule):
     """A rule over a chain drawn from the draft."""

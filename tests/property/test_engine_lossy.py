@@ -29,6 +29,8 @@ from replay_cases import (
 from mtad_jax import recipes
 from mtad_jax.warp import Warp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @dataclass(frozen=True)
 class Rule:

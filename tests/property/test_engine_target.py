@@ -27,6 +27,8 @@ from mtad_jax import recipes
 from mtad_jax.decode.state import DEPTH, END, LENGTH
 from mtad_jax.warp import Warp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def blocks_of(case: Case, result) -> list[replay.Round]:
     """Every block of a result as one round; a block begins where the trace has its ending."""

@@ -27,14 +27,10 @@ from mtad_jax.decode.trees import Tree
 from mtad_jax.tree import take
 from mtad_jax.warp import Warp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SMALL = 1e-6  # rounding: f32, and tests of 24 bits
 TEXTS = [(1, 0, 1), (2, 0, 1, 2, 0)]  # with repetitions, for prompt lookup
-
-
-@pytest.fixture(autouse=True)
-def _compiled_quickly():
-    with exact.compiled_quickly():
-        yield
 
 
 def tables(kind: str, vocab: int = 3) -> np.ndarray:

@@ -24,13 +24,9 @@ from mtad_jax.testing import table_lm
 from mtad_jax.tree import take
 from mtad_jax.warp import Warp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ROUNDING = 1e-6
-
-
-@pytest.fixture(autouse=True)
-def _compiled_quickly():
-    with exact.compiled_quickly():
-        yield
 
 
 def pair(seed: int, vocab: int, *, change: float = 1.0, rows: int = 31) -> np.ndarray:
