@@ -103,7 +103,7 @@ def plan(values: flags.FlagValues) -> Plan:
     candidate, known = _candidate(values), read_acceptance(values)
     rules = rules_of(candidate, known)
     memory = analytic(job, tpu=machine.is_tpu)
-    program = _compile(job, machine, memory.total)
+    program, refusal = _compile(job, machine, memory.total)
     found = read_collectives(program.text) if program else None
     made = Plan(
         names=tuple(x for x in (values.target, values.draft) if x),
@@ -113,7 +113,7 @@ def plan(values: flags.FlagValues) -> Plan:
         why=why,
         memory=memory,
         program=program,
-        fit=judge(job, machine.chip, memory, program, tpu=machine.is_tpu),
+        fit=judge(job, machine.chip, memory, program, tpu=machine.is_tpu, refusal=refusal),
         collectives=found,
         round=round_of(job, job.strategy),
         plain=round_of(job, recipes.sample()),
@@ -160,10 +160,8 @@ def _finish(values: flags.FlagValues, made: Plan) -> None:
     """
     fit = made.fit
     if not fit.fits:
-        raise ValueError(
-            f"does not fit {made.machine.name}: {gib(fit.needed - fit.usable)} GiB a chip too "
-            f"much: {'; '.join(fit.cures) or 'use larger chips'}"
-        )
+        cures = "; or ".join(fit.cures) or "use larger chips"
+        raise ValueError(f"{made.machine.name}: {fit.verdict}: {cures}")
     if not values.verify:
         return
     for name, change in (("batch", fit.batch), ("slots", fit.context)):
@@ -195,6 +193,10 @@ def _check(values: flags.FlagValues) -> None:
         value = values[name].value
         if value is not None and not (0 < value and math.isfinite(value)):
             raise ValueError(f"--{name}={value} must be finite and > 0")
+    if values.estimates and not (values.topology or "").startswith("v5p"):
+        raise ValueError(
+            "--estimates: the compiler's are of use for v5p only: leave it out, or plan for v5p"
+        )
     if values.efficiency > 1:
         raise ValueError(f"--efficiency={values.efficiency} must be <= 1, the floor's own speed")
     if values.output is None and values.overwrite:
@@ -255,14 +257,17 @@ def _job(values: flags.FlagValues, machine: Machine) -> tuple[Job, str]:
     return job, why
 
 
-def _compile(job: Job, machine: Machine, counted: int) -> Program | None:
-    """Compile the decode; None where it cannot fit by our count, or does not by the compiler's."""
+def _compile(job: Job, machine: Machine, counted: int) -> tuple[Program | None, str | None]:
+    """Compile the decode, and return what the compiler says if it finds too little memory.
+
+    What cannot fit by our own count is not compiled at all.
+    """
     if counted > machine.chip.memory:
-        return None
+        return None, None
     try:
-        return compile_decode(job)
-    except DoesNotFit:
-        return None
+        return compile_decode(job), None
+    except DoesNotFit as error:
+        return None, str(error)
 
 
 def _estimates(values: flags.FlagValues, job: Job) -> dict[int, float]:

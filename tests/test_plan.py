@@ -100,6 +100,7 @@ def test_memory_of_a_large_model_by_hand(large):
 def test_what_does_not_fit_says_by_how_much_and_what_would(large):
     fit = judge(large, V5P, analytic(large, tpu=False), None, tpu=False)
     assert not fit.fits and fit.batch is None and fit.context is None
+    assert fit.verdict.startswith("does not fit: ") and fit.verdict.endswith(" GiB too much")
     assert fit.needed - fit.usable == pytest.approx(139e9 - 0.98 * 95.74 * 2**30, rel=0.01)
     text = "; ".join(fit.cures)
     assert "int8 weights of the target save 64.24 GiB a chip: that fits" in text
@@ -303,6 +304,14 @@ def test_on_simulated_devices(tmp_path):
     assert found["fits"] and found["mesh"] == {"data": 1, "fsdp": 1, "model": 2}
 
 
+def test_what_the_compiler_refuses_does_not_fit():
+    job = job_of(model_of(TINY), slots=64)
+    chip = dataclasses.replace(V5P, memory=1e9)
+    fit = judge(job, chip, analytic(job, tpu=False), None, tpu=False, refusal="out of memory")
+    assert not fit.fits and fit.verdict.endswith("says the compiler: out of memory")
+    assert any("int8" in cure for cure in fit.cures)
+
+
 @needs_tpu_compiler
 def test_an_unknown_slice():
     with pytest.raises(ValueError, match="topology=v5e:9x9: there is no such slice"):
@@ -333,7 +342,8 @@ def test_a_model_that_cannot_fit_is_not_compiled(monkeypatch, capsys):
     args = ("--target=llama2-13b", "--strategy=sample", "--topology=v5e:1x1")
     with pytest.raises(ValueError) as caught:
         program.plan(values_of(*args))
-    assert "does not fit v5e:1x1: " in str(caught.value) and "at least 2 such" in str(caught.value)
+    assert str(caught.value).startswith("v5e:1x1: does not fit: 2")
+    assert "at least 2 such chips" in str(caught.value)
     assert "what would help: int8 weights of the target save" in capsys.readouterr().out
 
 

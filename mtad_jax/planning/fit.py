@@ -28,6 +28,7 @@ class Fit:
       memory_context: the same whatever the models' positions.
       positions: of the model that has fewer.
       cures: what would help, where it does not fit.
+      refusal: what the compiler said where it found too little memory; None: it did not.
     """
 
     needed: int
@@ -37,11 +38,23 @@ class Fit:
     memory_context: int | None
     positions: int
     cures: tuple[str, ...]
+    refusal: str | None = None
 
     @property
     def fits(self) -> bool:
         """Whether it fits."""
-        return self.needed <= self.usable
+        return self.refusal is None and self.needed <= self.usable
+
+    @property
+    def verdict(self) -> str:
+        """One line: whether it fits, and by how much or how much not."""
+        room = f"{gib(self.usable)} GiB a chip"
+        if self.refusal is not None:
+            return f"does not fit {room}, says the compiler: {self.refusal}"
+        if self.needed <= self.usable:
+            return f"fits: {gib(self.needed)} GiB needed, {room}"
+        over = gib(self.needed - self.usable)
+        return f"does not fit: {gib(self.needed)} GiB needed, {room}: {over} GiB too much"
 
 
 def usable(chip: Chip) -> int:
@@ -49,11 +62,20 @@ def usable(chip: Chip) -> int:
     return int(chip.memory * (1 - RESERVE))
 
 
-def judge(job: Job, chip: Chip, memory: Memory, program: Program | None, *, tpu: bool) -> Fit:
+def judge(
+    job: Job,
+    chip: Chip,
+    memory: Memory,
+    program: Program | None,
+    *,
+    tpu: bool,
+    refusal: str | None = None,
+) -> Fit:
     """Judge a decode by its compiled program, or by the analytic count where there is none.
 
-    The largest batch and context are from the analytic count, its temporaries scaled by what the
-    compiler needed for this one: compile them to be sure.
+    `refusal` is the compiler's, if it found too little memory. The largest batch and context are
+    from the analytic count, its temporaries scaled by what the compiler needed for this one:
+    compile them to be sure.
     """
     room = usable(chip)
 
@@ -75,6 +97,7 @@ def judge(job: Job, chip: Chip, memory: Memory, program: Program | None, *, tpu:
         memory_context=slots,
         positions=positions,
         cures=(),
+        refusal=refusal,
     )
     return fit if fit.fits else dataclasses.replace(fit, cures=_cures(job, fit, memory))
 
@@ -108,7 +131,7 @@ def largest(sizes: Iterable[int], fits: Callable[[int], bool]) -> int | None:
 
 def _cures(job: Job, fit: Fit, memory: Memory) -> tuple[str, ...]:
     """Return what would make it fit, by the analytic count."""
-    over, cures = fit.needed - fit.usable, []
+    over, cures = max(fit.needed - fit.usable, 1), []
     weights, cache = memory.parts["target weights"], memory.parts["target cache"]
     if "weights" not in job.target.model.int8:  # type: ignore[attr-defined]
         saved = weights * (1 - 1 / job.target.dtype.itemsize)

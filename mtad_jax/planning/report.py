@@ -118,18 +118,14 @@ def _mib(size: float) -> str:
 
 def _fit(plan: Plan) -> list[str]:
     fit, chip = plan.fit, plan.machine.chip
-    room = f"{gib(fit.usable)} GiB ({gib(chip.memory)} less {RESERVE:.0%})"
+    lines = [fit.verdict, f"  of {gib(chip.memory)} GiB {RESERVE:.0%} are left to other programs"]
     if not fit.fits:
-        over = gib(fit.needed - fit.usable)
-        return [
-            f"does not fit: {gib(fit.needed)} GiB needed of {room}: {over} GiB too much",
-            *(f"  what would help: {cure}" for cure in fit.cures),
-        ]
+        return [*lines, *(f"  what would help: {cure}" for cure in fit.cures)]
     context = f"{fit.memory_context}"
     if fit.memory_context is not None and fit.memory_context > fit.positions:
         context = f"{fit.context} (all positions; memory would hold {fit.memory_context})"
     return [
-        f"fits: {gib(fit.needed)} GiB needed of {room}: {gib(fit.usable - fit.needed)} GiB spare",
+        *lines,
         f"  estimated most at this batch: context {context}",
         f"  estimated most at this context: batch {fit.batch}",
     ]
