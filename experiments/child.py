@@ -25,7 +25,7 @@ _MEANING = (  # of what the runtime says when it aborts
     ),
     (
         r"CoordinationService/RegisterTask",
-        "its runtime could not reach process 0 at the port after --coordinator's: open that port",
+        "its runtime and the others did not meet at the port after --coordinator's: open that port",
     ),
     (r"F[0-9]{4} \S+ +[0-9]+ \S+\] (.{1,300})", "its runtime aborted: {}"),
 )

@@ -91,6 +91,8 @@ class _Roll:
 class Caller(_Roll):
     """Process 0's side: calls the roll and decides."""
 
+    _announced = False
+
     async def join(self, timeout_s: float) -> None:
         """Wait until all processes are there and alike, or the verdict is known.
 
@@ -130,9 +132,8 @@ class Caller(_Roll):
         """End all with this failure; at once if it is no consequence of another one."""
         if not cause:
             self.start(self._fail_later(failure))
-        elif not self.verdict.done():
-            self._decide(failure)
-            await self._broadcast({"kind": "verdict", "text": failure})
+        else:
+            await self._announce(failure)
 
     async def _fail_later(self, failure: str) -> None:
         await asyncio.sleep(SETTLE_S)
@@ -142,6 +143,13 @@ class Caller(_Roll):
         """Hang up, and close the port."""
         self._server.close()
         await super().close()
+
+    async def _announce(self, verdict: str | None) -> None:
+        """Tell all the verdict, once; this process ends when it knows it, so it is the last."""
+        if not self._announced:
+            self._announced = True
+            await self._broadcast({"kind": "verdict", "text": verdict})
+            self._decide(verdict)
 
     async def _broadcast(self, message: Message) -> None:
         await asyncio.gather(*(line.send(message) for line in self._lines.values()))
@@ -162,9 +170,8 @@ class Caller(_Roll):
                 if different
                 else f"--process_id={index} was given twice: give each process its own"
             )
-            await self.fail(failure)
             await line.send({"kind": "verdict", "text": failure})
-            await line.close()
+            await self._announce(failure)
             return
         self._lines[index] = line
         self.start(self._beat(line))
@@ -185,8 +192,7 @@ class Caller(_Roll):
     async def _done(self, index: int) -> None:
         self._left.discard(index)
         if not self._left:
-            self._decide(None)
-            await self._broadcast({"kind": "verdict", "text": None})
+            await self._announce(None)
         elif len(self._left) == self.place.processes - 1:
             self.start(self._wait_for_the_rest(index))
 
