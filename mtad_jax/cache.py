@@ -6,7 +6,6 @@ written there, and nothing there is seen unless a window allows it.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ from mtad_jax.types import Array, Bool, Float, Int
 CACHE_AXES = ("batch", "kv_heads", "slots", "head_dim")
 """Logical axis names of every cache buffer; sharding rules map them to mesh axes."""
 
-# Rows up to this many are written by one dynamic_update_slice each, which XLA does in place; above
-# it the program would grow with the batch, so the rows share one scatter.
+# Rows up to this many have their own operations, which can overlap; above it the program would grow
+# with the batch, so that the rows take turns in a loop.
 _UNROLLED_ROWS = 8
 
 
@@ -82,7 +81,16 @@ def write(
     """
 
     def put(cache: LayerCache, new: LayerCache, at: Array) -> LayerCache:
-        return jax.tree.map(lambda buffer, update: _write_rows(buffer, update, at), cache, new)
+        def one(buffer: Array, update: Array) -> Array:
+            update = update.astype(buffer.dtype)
+
+            def row(b: int | Array, buffer: Array) -> Array:
+                part = lax.dynamic_slice_in_dim(update, b, 1)
+                return lax.dynamic_update_slice(buffer, part, (b, 0, at[b], 0))
+
+            return _row_by_row(row, buffer, layout)
+
+        return jax.tree.map(one, cache, new)
 
     call = _locally(put, layout, (CACHE_AXES, ("batch",)))
     new = LayerCache(int8.as_buffer(k, cache.k), int8.as_buffer(v, cache.v))
@@ -109,8 +117,15 @@ def keep(
         index = (source - first[:, None])[:, None, :, None]
 
         def one(buffer: Array) -> Array:
-            read = _read_rows(buffer, first, span)
-            return _write_rows(buffer, jnp.take_along_axis(read, index, axis=2, mode="clip"), dest)
+            size = (1, buffer.shape[1], span, buffer.shape[3])
+
+            def row(b: int | Array, buffer: Array) -> Array:
+                read = lax.dynamic_slice(buffer, (b, 0, first[b], 0), size)
+                at = lax.dynamic_slice_in_dim(index, b, 1)
+                picked = jnp.take_along_axis(read, at, axis=2, mode="clip")
+                return lax.dynamic_update_slice(buffer, picked, (b, 0, dest[b], 0))
+
+            return _row_by_row(row, buffer, layout)
 
         return jax.tree.map(one, cache)
 
@@ -126,28 +141,25 @@ def _locally(change: Callable, layout: Layout | None, inputs: tuple[Axes, ...]) 
     """
     if layout is None:
         return change
-
-    def pinned(cache: Any, *rest: Array) -> Any:
-        return jax.tree.map(layout.pin, change(cache, *rest))
-
-    return layout.local(pinned, (CACHE_AXES, *inputs), CACHE_AXES)
+    return layout.local(change, (CACHE_AXES, *inputs), CACHE_AXES)
 
 
-def _read_rows(buffer: Array, at: Int[Array, " B"], span: int) -> Array:
-    """Return the slots `at[b] ... at[b] + span - 1` of each row."""
-    return jax.vmap(lambda row, i: lax.dynamic_slice_in_dim(row, i, span, axis=1))(buffer, at)
+def _row_by_row(change: Callable, buffer: Array, layout: Layout | None) -> Array:
+    """Apply `change(b, buffer)` for every row b of a device's part of a buffer.
 
-
-def _write_rows(buffer: Array, update: Array, at: Int[Array, " B"]) -> Array:
-    """Write `update[b]` into `buffer[b]` from slot `at[b]` on (axis 1 of a row)."""
-    update = update.astype(buffer.dtype)
-    if buffer.shape[0] <= _UNROLLED_ROWS:
-        for b in range(buffer.shape[0]):
-            buffer = lax.dynamic_update_slice(buffer, update[b : b + 1], (b, 0, at[b], 0))
-        return buffer
-    return jax.vmap(lambda row, new, i: lax.dynamic_update_slice(row, new, (0, i, 0)))(
-        buffer, update, at
-    )
+    All rows at once would be a gather and a scatter over slots, for which XLA's TPU compiler turns
+    the cache around: a copy of all of it, there and back, in every layer.
+    """
+    rows = buffer.shape[0]
+    pin = (lambda x: x) if layout is None else layout.pin
+    if rows > _UNROLLED_ROWS:
+        # Hidden from the compiler: knowing that a loop writes every row, XLA makes one write of it,
+        # of another shape, and fails (libtpu 0.0.42).
+        count = lax.optimization_barrier(jnp.int32(rows))
+        return lax.fori_loop(0, count, lambda b, buffer: pin(change(b, buffer)), buffer)
+    for b in range(rows):
+        buffer = change(b, buffer)
+    return pin(buffer)
 
 
 def visible_slots(
