@@ -11,6 +11,7 @@ from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
 from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
 from mtad_jax.pipeline import Completion, Pipeline
 from mtad_jax.saving import save
+from mtad_jax.sharding import make_mesh
 from mtad_jax.tokenizers import Tokenizer, load_tokenizer
 from mtad_jax.warp import Warp
 
@@ -34,6 +35,7 @@ __all__ = [
     "generate",
     "load",
     "load_tokenizer",
+    "make_mesh",
     "recipes",
     "save",
     "stream",
