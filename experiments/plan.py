@@ -19,7 +19,9 @@ from configs import models as presets
 from experiments.plan_rules import Acceptance, read_acceptance, rules_of
 from experiments.rules import define_strategy_flags, read_rule, read_strategy
 from experiments.settings import (
+    INT8_FLAGS,
     check_models,
+    check_no_draft_flags,
     define_draft_warp_flags,
     define_warp_flags,
     read_draft_warp,
@@ -65,8 +67,9 @@ def define_flags(values: flags.FlagValues) -> None:
     text("backend", None, "Instead: cpu or gpu, the devices of this machine.", flag_values=values)
     text("mesh", None, "Sizes of data, fsdp and model. Default: chosen.", flag_values=values)
     switch("shard_draft", False, "Split the draft like the target.", flag_values=values)
-    text("target_int8", "", "What of the target is int8: weights, kv or both.", flag_values=values)
-    text("draft_int8", "", "What of the draft is int8: weights, kv or both.", flag_values=values)
+    for flag in INT8_FLAGS:
+        meaning = "Parts of it that are int8: weights, kv (the cache) or weights,kv."
+        text(flag, "", meaning, flag_values=values)
     flags.DEFINE_enum("dtype", "bfloat16", _DTYPES, "Of weights and caches.", flag_values=values)
     define_strategy_flags(values)
     define_warp_flags(values)
@@ -185,10 +188,8 @@ def _check(values: flags.FlagValues) -> None:
         )
     strategy = read_strategy(values)
     check_models(values, strategy.needs_draft)
-    if values.shard_draft and not strategy.needs_draft:
-        raise ValueError("--shard_draft: this rule has no draft model: leave it out")
-    if values.draft_int8 and not strategy.needs_draft:
-        raise ValueError("--draft_int8: this rule has no draft model: leave it out")
+    if not strategy.needs_draft:
+        check_no_draft_flags(values)
     for name in ("efficiency", "watts"):
         value = values[name].value
         if value is not None and not (0 < value and math.isfinite(value)):

@@ -174,7 +174,7 @@ def read_settings(values: flags.FlagValues) -> Settings:
     if not strategy.needs_draft:
         if draft_warp is not None:
             raise ValueError(_without_draft(first_draft_warp_flag(values), values.strategy))
-        _check_no_draft_flags(values)
+        check_no_draft_flags(values)
     return Settings(
         strategy=strategy,
         warp=warp,
@@ -186,7 +186,7 @@ def read_settings(values: flags.FlagValues) -> Settings:
     )
 
 
-def _check_no_draft_flags(values: flags.FlagValues) -> None:
+def check_no_draft_flags(values: flags.FlagValues) -> None:
     """Raise ValueError on what a rule without a draft model would ignore."""
     for flag in ("shard_draft", "draft_int8"):
         if values[flag].value:
