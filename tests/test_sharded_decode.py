@@ -1,6 +1,5 @@
 """Every rule decodes to the same tokens on one device and on eight, in several mesh shapes."""
 
-import jax
 import numpy as np
 import pytest
 import sharded
@@ -8,6 +7,8 @@ import sharded
 from mtad_jax import generate, recipes
 from mtad_jax.decode.strategy import Strategy
 from mtad_jax.warp import Warp
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 RULES = {
     "greedy": recipes.greedy(),
@@ -46,15 +47,6 @@ def laid_out(plain):
         shape: (sharded.on_mesh(target, shape), sharded.on_mesh(draft, shape, replicated=True))
         for shape in MESHES
     }
-
-
-@pytest.fixture(autouse=True)
-def compiled_in_a_hurry():
-    """Compiling is nearly all that these tests do: half of it is optimisation."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def decode(pair, strategy: Strategy, **settings):
