@@ -12,7 +12,8 @@ class Chip:
       memory: bytes that a program may use.
       bandwidth: bytes a second between memory and compute; None: not published.
       flops: dense bfloat16 operations a second; None: not published.
-      link: bytes a second of all of its links to other chips, both ways; None: not published.
+      link: bytes a second that it can send over all of its links to other chips; None: not
+        published.
       watts: power; None: not known.
       watts_are: where `watts` is from.
     """
@@ -30,20 +31,21 @@ _GIB, _GB, _TERA = 2.0**30, 1e9, 1e12
 _GUESS = "an assumption, not published"
 _LIMIT = "the maker's limit of the board"
 
-# TPU: compute, bandwidth and links from docs.cloud.google.com/tpu/docs/v4 ... v6e (official). v4's
-# power is the mean that its page gives; Google publishes none of the others. Memory is what the
-# TPU compiler says it allows a program, a little below the size on the data sheet.
+# TPU: compute and bandwidth from docs.cloud.google.com/tpu/docs/v4 ... v6e (official); links too,
+# half of what is given for both directions, but v4's, which its paper has (arXiv 2304.01433). v4's
+# power is the mean on its page; Google publishes none of the others. Memory is what the TPU
+# compiler says it allows a program, a little below the size on the data sheet.
 # GPU: the makers' data sheets (SXM boards, without sparsity); memory as sold.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 30.75 * _GIB, 1228 * _GB, 275 * _TERA, 300 * _GB, 170, "published, mean"),
-        Chip("v5e", 15.75 * _GIB, 819 * _GB, 197 * _TERA, 400 * _GB, 200, _GUESS),
-        Chip("v5p", 95.74 * _GIB, 2765 * _GB, 459 * _TERA, 1200 * _GB, 450, _GUESS),
-        Chip("v6e", 31.25 * _GIB, 1638 * _GB, 918 * _TERA, 800 * _GB, 300, _GUESS),
-        Chip("a100-80g", 80 * _GB, 2039 * _GB, 312 * _TERA, 600 * _GB, 400, _LIMIT),
-        Chip("h100", 80 * _GB, 3350 * _GB, 989 * _TERA, 900 * _GB, 700, _LIMIT),
-        Chip("h200", 141 * _GB, 4800 * _GB, 989 * _TERA, 900 * _GB, 700, _LIMIT),
+        Chip("v4", 30.75 * _GIB, 1200 * _GB, 275 * _TERA, 300 * _GB, 170, "published, mean"),
+        Chip("v5e", 15.75 * _GIB, 819 * _GB, 197 * _TERA, 200 * _GB, 200, _GUESS),
+        Chip("v5p", 95.74 * _GIB, 2765 * _GB, 459 * _TERA, 600 * _GB, 450, _GUESS),
+        Chip("v6e", 31.25 * _GIB, 1638 * _GB, 918 * _TERA, 400 * _GB, 300, _GUESS),
+        Chip("a100-80g", 80 * _GB, 2039 * _GB, 312 * _TERA, 300 * _GB, 400, _LIMIT),
+        Chip("h100", 80 * _GB, 3350 * _GB, 989 * _TERA, 450 * _GB, 700, _LIMIT),
+        Chip("h200", 141 * _GB, 4800 * _GB, 989 * _TERA, 450 * _GB, 700, _LIMIT),
     )
 }
 """Name -> chip."""
