@@ -15,7 +15,8 @@ from orbax.checkpoint import type_handlers
 
 from mtad_jax.lazy import Index, LazyTensor
 
-_CHUNK_BYTES = 1 << 20  # square enough in shape that splits over many devices rarely cut one
+# Smaller ones cost memory while writing, larger ones more reads of what others hold.
+_CHUNK_BYTES = 4 << 20
 
 
 class _LazyHandler(type_handlers.NumpyHandler):
