@@ -9,7 +9,7 @@ import pytest
 import sharded
 from jax.sharding import PartitionSpec as P
 
-from mtad_jax import generate, recipes
+from mtad_jax import generate, recipes, stream
 from mtad_jax.sharding import Rules, make_mesh, parse_mesh
 
 
@@ -130,3 +130,15 @@ def test_a_split_draft_decodes_the_same():
         sharded.on_mesh(target, shape), ids, length, draft=sharded.on_mesh(draft, shape), **settings
     )
     np.testing.assert_array_equal(split.tokens, want.tokens)
+
+
+@pytest.mark.parametrize("strategy", [recipes.sample(), recipes.beam(2)])
+def test_a_stream_on_a_mesh_compiles_once(strategy, caplog):
+    target, _ = sharded.pair()
+    on_two = sharded.on_mesh(target, "data:2,model:4")
+    ids, length = np.arange(8).reshape(2, 4), np.array([4, 2])
+    with jax.log_compiles():
+        steps = list(stream(on_two, ids, length, strategy=strategy, max_new_tokens=5))
+    assert len(steps) >= 5
+    programs = [text for text in caplog.messages if text.startswith("Compiling jit(run)")]
+    assert len(programs) == 1
