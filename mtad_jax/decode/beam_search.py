@@ -102,7 +102,8 @@ class BeamSearch:
         first = jnp.broadcast_to(jnp.arange(self.width) == 0, shape)
         root = take(state.tokens, jnp.repeat(state.length[:, None] - 1, self.width, axis=1))
         no = jnp.zeros(shape, bool)
-        logq = jnp.where(first, 0.0, -jnp.inf).astype(jnp.float32)  # weakly typed, it compiles twice
+        # Weakly typed, it would make the second call of the loop another program.
+        logq = jnp.where(first, 0.0, -jnp.inf).astype(jnp.float32)
         beams = Beams(root, jnp.zeros(shape, jnp.int32), logq, first, no, no)
         own = jnp.arange(self.width)[:, None] == jnp.arange(slots)
         whole = jnp.zeros((batch, slots, self.width), jnp.int32)
