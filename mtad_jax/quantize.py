@@ -89,8 +89,9 @@ def quantize_param(
 def quantize(x: Array, channels: tuple[int, ...], dtype: jnp.dtype) -> QArray:
     """Round an array to int8 with a scale for each index of the dimensions `channels`.
 
-    The error is at most half a step (of max|x| / 127 over a channel) where `dtype` is float32. A
-    bfloat16 scale is itself rounded, by up to 2^-9 of its value: at most a quarter step more.
+    A step is max|x| / 127.5 over a channel, and the error at most half of one where `dtype` is
+    float32. A bfloat16 scale is itself rounded, by up to 2^-8 of its value; so is every product in
+    bfloat16.
     """
     return qwix.quantize(
         x.astype(jnp.float32), jnp.int8, channelwise_axes=channels, scale_dtype=dtype

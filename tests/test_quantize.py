@@ -1,0 +1,177 @@
+"""int8 weights and caches: how far they round, and that they compute what they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import qwix
+import sharded
+from hf_folders import LLAMA, LLAMA_TIED, OPT_350M, random_tensors, write_folder
+
+import mtad_jax
+from mtad_jax import BoundLM, Pipeline, generate, recipes
+from mtad_jax.models.base import LinenLM
+from mtad_jax.quantize import is_quantized, parse_int8, quantize
+from mtad_jax.saving import save
+from mtad_jax.sharding import make_mesh
+from mtad_jax.testing import TableLM, check_causal_lm
+from mtad_jax.warp import Warp
+
+IDS = np.random.default_rng(0).integers(3, 40, (2, 9))
+
+
+def dequantized(lm: BoundLM) -> BoundLM:
+    """The same model with the rounded weights as f32 matrices."""
+    params = jax.tree.map(
+        lambda x: qwix.dequantize(x) if is_quantized(x) else x, lm.params, is_leaf=is_quantized
+    )
+    return BoundLM(params, LinenLM(lm.model.module), lm.vocab)
+
+
+def logits(lm: BoundLM):
+    """Logits of a call that reads the cache it has written."""
+    at = np.zeros(2, np.int32)
+    positions = np.broadcast_to(np.arange(9, dtype=np.int32), (2, 9))
+    cache = lm.model.init_cache(2, 12, lm.dtype)
+    return jax.jit(
+        lambda lm, cache: lm.model.apply(
+            lm.params, IDS, positions=positions, write_at=at, prefix=at, window=None, cache=cache
+        )
+    )(lm, cache)
+
+
+def rms(x) -> float:
+    return float(jnp.sqrt(jnp.mean(jnp.square(x))))
+
+
+@pytest.fixture(autouse=True)
+def compiled_in_a_hurry():
+    """Compiling is nearly all that these tests do: half of it is optimisation."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("models")
+    return {
+        name: write_folder(base / name, config, random_tensors(config))
+        for name, config in {"llama": LLAMA, "tied": LLAMA_TIED, "opt": OPT_350M}.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("channel", [0, 1])
+def test_rounds_by_half_a_step_of_each_channel(channel, dtype):
+    x = np.random.default_rng(1).normal(size=(40, 30)) * 10.0 ** np.arange(-15, 15)
+    x = np.array(x if channel else x[:30].T, np.float32)
+    x[(slice(None), 3) if channel else 3] = 0.0  # a channel of zeros has no step
+    got = quantize(jnp.asarray(x), (channel,), dtype)
+    assert got.qvalue.dtype == jnp.int8 and got.scale.dtype == dtype
+    step = np.abs(x).max(axis=1 - channel, keepdims=True) / 127.5
+    error = np.abs(np.float32(got.qvalue) * np.asarray(got.scale, np.float32) - x)
+    most = 0.5 if dtype == jnp.float32 else 0.5 + 127.5 / 256  # half of the scale's last bit
+    assert (error <= most * step * 1.001).all() and (error.max(axis=1 - channel) > 0).sum() == 29
+
+
+@pytest.mark.parametrize("name", ["llama", "tied", "opt"])
+def test_computes_with_the_rounded_weights(name, folders):
+    plain = mtad_jax.load(folders[name]).lm
+    lm = mtad_jax.load(folders[name], int8="weights").lm
+    assert lm.dtype == jnp.float32
+    leaves = jax.tree_util.tree_leaves_with_path(lm.params, is_leaf=is_quantized)
+    names = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+    int8 = {name for name, x in names.items() if is_quantized(x)}
+    assert int8 == {name for name in names if name.endswith("kernel")} | {"embed/table"}
+    got, want = logits(lm)[0], logits(dequantized(lm))[0]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+    # Loading rounds as rounding what was loaded does.
+    jax.tree.map(np.testing.assert_array_equal, lm.params, plain.quantized("weights").params)
+    # What rounding changes is small against what the logits tell apart.
+    full = logits(plain)[0]
+    assert 0 < rms(got - full) < 0.1 * np.std(full)
+
+
+def test_int8_cache_is_near_the_exact_one(folders):
+    plain = mtad_jax.load(folders["llama"]).lm
+    lm = plain.quantized(["kv"])
+    (got, cache), (want, exact) = logits(lm), logits(plain)
+    assert 0 < rms(got - want) < 0.05 * np.std(want)
+    for layer, whole in zip(cache, exact, strict=True):
+        assert layer.k.qvalue.dtype == jnp.int8 and layer.k.scale.shape == (*whole.k.shape[:3], 1)
+    first, written = cache[0], (slice(None), slice(None), slice(0, 9))  # before any attention
+    step = np.abs(exact[0].v).max(axis=3, keepdims=True)[written] / 127.5
+    error = np.abs(qwix.dequantize(first.v) - exact[0].v)[written]
+    assert (error <= 0.5001 * step).all()
+
+
+def test_keeps_the_promises_of_a_causal_lm():
+    # Sums in another order may round a cached value to the next of 127 steps: logits of up to 26
+    # then differ by more than by the sums themselves, whose tolerance is 1e-4.
+    check_causal_lm(sharded.pair()[1].quantized("weights,kv"), atol=0.25)
+
+
+def test_decodes_alike_on_one_device_and_on_eight():
+    mesh = "data:2,fsdp:2,model:2"
+    target, draft = sharded.pair()
+
+    def decode(target, draft):
+        result = generate(
+            target.quantized("weights,kv"), IDS, [9, 4], strategy=recipes.mmtad(2, 2),
+            draft=draft.quantized("weights"), max_new_tokens=10, seed=1,
+            warp=Warp(temperature=1.0, top_k=10),
+        )  # fmt: skip
+        return np.asarray(result.tokens)
+
+    on = sharded.on_mesh(target, mesh), sharded.on_mesh(draft, mesh, replicated=True)
+    np.testing.assert_array_equal(decode(*on), decode(target, draft))
+
+
+def test_shapes_axes_and_shardings_agree_with_the_parameters():
+    lm = sharded.on_mesh(sharded.pair()[0], "model:8").quantized("weights")
+    model, params = lm.model, lm.params
+    shapes = model.param_shapes(jnp.bfloat16)
+    assert jax.tree.structure(shapes) == jax.tree.structure(params)
+    assert jax.tree.map(lambda s: s.shape, shapes) == jax.tree.map(lambda x: x.shape, params)
+    assert {s.dtype.name for s in jax.tree.leaves(shapes)} == {"int8", "bfloat16"}
+    for x, sharding in zip(
+        jax.tree.leaves(params), jax.tree.leaves(model.param_shardings()), strict=True
+    ):
+        assert x.sharding.is_equivalent_to(sharding, x.ndim)
+    layer = params["layer_0"]
+    assert layer["down"]["kernel"].scale.sharding.is_fully_replicated
+    assert not layer["up"]["kernel"].scale.sharding.is_fully_replicated
+    assert params["embed"]["table"].scale.sharding.is_fully_replicated
+
+
+def test_loads_onto_a_mesh_as_onto_a_device(folders):
+    mesh = make_mesh("data:2,fsdp:2,model:2")
+    pipe = Pipeline.load(
+        folders["llama"], folders["llama"], mesh=mesh, target_int8="weights,kv", draft_int8="kv"
+    )
+    assert pipe.target.lm.model.int8 == {"weights", "kv"} and pipe.draft is not None
+    assert pipe.draft.lm.model.int8 == {"kv"}
+    want = mtad_jax.load(folders["llama"], int8="weights").lm.params
+    jax.tree.map(np.testing.assert_array_equal, pipe.target.lm.params, want)
+    kernel = pipe.target.lm.params["layer_0"]["up"]["kernel"]
+    assert kernel.qvalue.addressable_shards[0].data.shape == (8, 12)
+    assert kernel.scale.addressable_shards[0].data.shape == (1, 12)
+
+
+def test_bad_input_is_one_line(folders, tmp_path):
+    lm = sharded.pair()[1].quantized("kv")
+    with pytest.raises(ValueError, match="^int8='float8' is unknown: use weights, kv or both$"):
+        parse_int8("kv, float8")
+    with pytest.raises(ValueError, match="^int8=kv: the model's kv are int8 already: leave it out"):
+        lm.quantized("weights,kv")
+    with pytest.raises(ValueError, match="only Llama and OPT of this package can be int8, not Tab"):
+        BoundLM({}, TableLM(4, 4)).quantized("kv")
+    with pytest.raises(ValueError, match="int8='w8' is unknown"):
+        mtad_jax.load(folders["llama"], int8="w8")
+    with pytest.raises(ValueError, match="draft_int8='kv' needs a draft: give one or leave it out"):
+        Pipeline.load(folders["llama"], draft_int8="kv")
+    loaded = mtad_jax.load(folders["llama"], int8="weights")
+    with pytest.raises(ValueError, match="int8 are no floats: save before quantizing"):
+        save(loaded, tmp_path / "out")
