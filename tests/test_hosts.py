@@ -47,7 +47,11 @@ class Processes:
 
     def __init__(self, folder: Path, *args, count=2, devices=1, only=None, folders=None):
         port, self.folder = free_port(), folder
-        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `compiled_quickly`
+        }
         command = [sys.executable, "-m", "experiments.generate", f"--coordinator=127.0.0.1:{port}"]
         command += [f"--num_processes={count}", "--join_timeout=100", *map(str, args)]
         self.all = {}
@@ -103,6 +107,7 @@ def texts(path):
     return [{k: row[k] for k in ("prompt_ids", "tokens", "text", "stats")} for row in rows]
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
     ("count", "devices", "mesh", "shipped"),
     [(2, 2, "data:2,model:2", True), (4, 1, "data:4", False)],
@@ -124,6 +129,7 @@ def test_several_processes_write_what_one_does(count, devices, mesh, shipped, ow
         assert ("4/4" in bar) == (i == 0) and "Gloo" not in bar, bar
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_a_killed_process_ends_all_and_its_rows_are_gone_on_from(pair, tmp_path):
     rows = [{"prompt_ids": [1, *range(3, 4 + i % 5)]} for i in range(16)]
     prompts = write_rows(tmp_path / "prompts.jsonl", rows)
