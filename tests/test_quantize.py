@@ -1,14 +1,21 @@
 """int8 weights and caches: how far they round, and that they compute what they say."""
 
+import re
+
+import generate_flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import qwix
 import sharded
+from absl import flags
 from hf_folders import LLAMA, LLAMA_TIED, OPT_350M, random_tensors, write_folder
 
 import mtad_jax
+from experiments import generate as generate_program
+from experiments import quantization
+from experiments.settings import load_models
 from mtad_jax import BoundLM, Pipeline, generate, recipes
 from mtad_jax.models.base import LinenLM
 from mtad_jax.quantize import is_quantized, parse_int8, quantize
@@ -28,16 +35,18 @@ def dequantized(lm: BoundLM) -> BoundLM:
     return BoundLM(params, LinenLM(lm.model.module), lm.vocab)
 
 
-def logits(lm: BoundLM):
-    """Logits of a call that reads the cache it has written."""
+@jax.jit
+def logits(lm: BoundLM, cache):
+    """Logits of a call that reads the cache it has written, and that cache."""
     at = np.zeros(2, np.int32)
     positions = np.broadcast_to(np.arange(9, dtype=np.int32), (2, 9))
-    cache = lm.model.init_cache(2, 12, lm.dtype)
-    return jax.jit(
-        lambda lm, cache: lm.model.apply(
-            lm.params, IDS, positions=positions, write_at=at, prefix=at, window=None, cache=cache
-        )
-    )(lm, cache)
+    return lm.model.apply(
+        lm.params, IDS, positions=positions, write_at=at, prefix=at, window=None, cache=cache
+    )
+
+
+def run(lm: BoundLM):
+    return logits(lm, lm.model.init_cache(2, 12, lm.dtype))
 
 
 def rms(x) -> float:
@@ -85,19 +94,19 @@ def test_computes_with_the_rounded_weights(name, folders):
     names = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
     int8 = {name for name, x in names.items() if is_quantized(x)}
     assert int8 == {name for name in names if name.endswith("kernel")} | {"embed/table"}
-    got, want = logits(lm)[0], logits(dequantized(lm))[0]
+    got, want = run(lm)[0], run(dequantized(lm))[0]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
     # Loading rounds as rounding what was loaded does.
     jax.tree.map(np.testing.assert_array_equal, lm.params, plain.quantized("weights").params)
     # What rounding changes is small against what the logits tell apart.
-    full = logits(plain)[0]
+    full = run(plain)[0]
     assert 0 < rms(got - full) < 0.1 * np.std(full)
 
 
 def test_int8_cache_is_near_the_exact_one(folders):
     plain = mtad_jax.load(folders["llama"]).lm
     lm = plain.quantized(["kv"])
-    (got, cache), (want, exact) = logits(lm), logits(plain)
+    (got, cache), (want, exact) = run(lm), run(plain)
     assert 0 < rms(got - want) < 0.05 * np.std(want)
     for layer, whole in zip(cache, exact, strict=True):
         assert layer.k.qvalue.dtype == jnp.int8 and layer.k.scale.shape == (*whole.k.shape[:3], 1)
@@ -144,6 +153,9 @@ def test_shapes_axes_and_shardings_agree_with_the_parameters():
     assert layer["down"]["kernel"].scale.sharding.is_fully_replicated
     assert not layer["up"]["kernel"].scale.sharding.is_fully_replicated
     assert params["embed"]["table"].scale.sharding.is_fully_replicated
+    text = logits.lower(lm, model.init_cache(2, 12, lm.dtype)).compile().as_text()
+    moved = re.findall(r" (all-[a-z-]+|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    assert sorted(moved) == ["all-gather"] + 5 * ["all-reduce"]  # as in full precision
 
 
 def test_loads_onto_a_mesh_as_onto_a_device(folders):
@@ -160,6 +172,28 @@ def test_loads_onto_a_mesh_as_onto_a_device(folders):
     assert kernel.scale.addressable_shards[0].data.shape == (1, 12)
 
 
+def test_the_runner_measures_a_form_against_full_precision():
+    lm = sharded.pair()[1]
+    texts = [[3, 9, 4, 22, 7, 5], [8, 3]]
+    logp, _ = base = quantization._score(lm, texts)
+    want = jax.nn.log_softmax(lm.model.train_logits(lm.params, np.array(texts[:1])))
+    np.testing.assert_allclose(logp[:5], want[0, np.arange(5), texts[0][1:]], atol=1e-4)
+    same = quantization.change(lm, texts, base)
+    assert (same.mean, same.worst, same.same) == (0, 0, 1) and len(logp) == 6
+    found = quantization.change(lm.quantized("weights,kv"), texts, base)
+    assert 0 < found.mean < found.worst < 1
+    # One layer of 8 heads of 8: keys and values of 64 bytes and 8 scales, against 64 floats.
+    assert (found.slot_bytes, same.slot_bytes) == (2 * (64 + 8 * 4), 2 * 64 * 4)
+    assert found.weight_bytes < 0.4 * same.weight_bytes
+
+
+def flags_of(program, *args):
+    values = flags.FlagValues()
+    program.define_flags(values)
+    values(["program", *args])
+    return values
+
+
 def test_bad_input_is_one_line(folders, tmp_path):
     lm = sharded.pair()[1].quantized("kv")
     with pytest.raises(ValueError, match="^int8='float8' is unknown: use weights, kv or both$"):
@@ -172,6 +206,16 @@ def test_bad_input_is_one_line(folders, tmp_path):
         mtad_jax.load(folders["llama"], int8="w8")
     with pytest.raises(ValueError, match="draft_int8='kv' needs a draft: give one or leave it out"):
         Pipeline.load(folders["llama"], draft_int8="kv")
+    with pytest.raises(ValueError, match="^--draft_int8 means nothing to --strategy=sample"):
+        generate_flags.run("--prompt_ids=1", "--strategy=sample", "--draft_int8=kv")
+    with pytest.raises(ValueError, match="^--draft_int8 needs a draft: give --draft=DIR"):
+        load_models(flags_of(generate_program, f"--target={folders['llama']}", "--draft_int8=kv"))
+    for flag, message in {
+        "--target_int8=kv": "tries each: leave it out",
+        "--texts=1": ">= 2",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            quantization.quantization(flags_of(quantization, flag))
     loaded = mtad_jax.load(folders["llama"], int8="weights")
     with pytest.raises(ValueError, match="int8 are no floats: save before quantizing"):
         save(loaded, tmp_path / "out")
