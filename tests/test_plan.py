@@ -319,20 +319,23 @@ def test_an_unknown_slice():
 
 
 @needs_tpu_compiler
-@pytest.mark.parametrize("int8", ["", "weights,kv"])
-def test_for_tpus_that_are_not_here(int8):
+@pytest.mark.parametrize(
+    ("name", "layers", "int8"), [("llama2-7b", 1, ""), ("llama-68m", 2, "weights,kv")]
+)
+def test_for_tpus_that_are_not_here(name, layers, int8):
     machine = topology.tpu("v5p:2x2x1")
-    target = model_of(TINY | {"num_key_value_heads": 4}).quantized(int8)
+    target = model_of(models.read(name) | {"num_hidden_layers": layers}).quantized(int8)
     mesh, _ = choose_mesh(target, 1, len(machine.devices))
     job = make_job(
-        target, None, strategy=recipes.sample(), mesh=mesh, devices=machine.devices, batch=1,
-        slots=128, prompt=16,
+        target, None, strategy=recipes.greedy(), mesh=mesh, devices=machine.devices, batch=1,
+        slots=512, prompt=32,
     )  # fmt: skip
     memory, compiled = analytic(job, tpu=True), compile_decode(job)
-    assert memory.kept == pytest.approx(compiled.arguments, rel=0.1)
+    assert memory.kept == pytest.approx(compiled.arguments, rel=0.01)
+    if not int8:  # the other is so small that half of its memory is the program's code
+        assert memory.total == pytest.approx(compiled.total, rel=0.1)
     inside, outside = layer_counts(read_collectives(compiled.text).round)
-    assert inside == {"all-reduce": 2 * TINY["num_hidden_layers"]}
-    assert sum(outside.values()) <= 2
+    assert inside == {"all-reduce": 2 * layers} and sum(outside.values()) <= 2
     assert judge(job, machine.chip, memory, compiled, tpu=True).fits
 
 
