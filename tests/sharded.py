@@ -1,5 +1,6 @@
 """A small random pair of Llamas, and the same pair laid out on a mesh of simulated devices."""
 
+import math
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from mtad_jax import BoundLM, LinenLM
 from mtad_jax.models.llama import Llama, LlamaConfig
-from mtad_jax.sharding import make_mesh
+from mtad_jax.sharding import make_mesh, parse_mesh
 
 VOCAB = 64
 
@@ -43,7 +44,8 @@ def pair() -> tuple[BoundLM, BoundLM]:
 def on_mesh(lm: BoundLM, shape: str, **settings: Any) -> BoundLM:
     """The same model on a mesh, its key/value heads repeated as the layout asks for."""
     model: Any = lm.model
-    laid_out = model.on(make_mesh(shape), **settings)
+    devices = jax.devices()[: math.prod(parse_mesh(shape).values())]
+    laid_out = model.on(make_mesh(shape, devices), **settings)
     dim = model.config.head_dim
 
     def repeated(path: Any, x: jax.Array) -> jax.Array:

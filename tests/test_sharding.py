@@ -132,13 +132,14 @@ def test_a_split_draft_decodes_the_same():
     np.testing.assert_array_equal(split.tokens, want.tokens)
 
 
-@pytest.mark.parametrize("strategy", [recipes.sample(), recipes.beam(2)])
-def test_a_stream_on_a_mesh_compiles_once(strategy, caplog):
-    target, _ = sharded.pair()
-    on_two = sharded.on_mesh(target, "data:2,model:4")
+@pytest.mark.parametrize(
+    ("shape", "strategy"), [("data:2,model:4", recipes.sample()), ("model:1", recipes.beam(2))]
+)
+def test_a_stream_on_a_mesh_compiles_once(shape, strategy, caplog):
+    laid_out = sharded.on_mesh(sharded.pair()[0], shape)
     ids, length = np.arange(8).reshape(2, 4), np.array([4, 2])
     with jax.log_compiles():
-        steps = list(stream(on_two, ids, length, strategy=strategy, max_new_tokens=5))
+        steps = list(stream(laid_out, ids, length, strategy=strategy, max_new_tokens=5))
     assert len(steps) >= 5
     programs = [text for text in caplog.messages if text.startswith("Compiling jit(run)")]
     assert len(programs) == 1

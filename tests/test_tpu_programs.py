@@ -1,0 +1,164 @@
+"""The real decode, compiled for TPUs that are not here: it fits, and nothing moves in vain."""
+
+import importlib.util
+import math
+import re
+
+import jax
+import pytest
+
+from configs import models
+from mtad_jax import recipes
+from mtad_jax.hf import model_of
+from mtad_jax.planning import topology
+from mtad_jax.planning.collectives import layer_counts, read_collectives
+from mtad_jax.planning.fit import judge
+from mtad_jax.planning.memory import analytic
+from mtad_jax.planning.program import (
+    Job,
+    choose_mesh,
+    compile_call,
+    compile_decode,
+    make_job,
+    state_of,
+)
+from mtad_jax.sharding import parse_mesh
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the tpu extra is not installed"
+)
+_MOVES = "copy|transpose|convert|all-gather|all-to-all|collective-permute|concatenate|gather"
+
+
+def mmtad_job(target: str, draft: str, machine, *, int8="", layers=None, mesh=None, **sizes) -> Job:
+    """MMTAD with K = W = 4, as the planner's command asks for it."""
+    config = models.read(target)
+    if layers is not None:
+        config |= {"num_hidden_layers": layers}
+    model = model_of(config).quantized(int8)
+    if mesh is None:
+        mesh, _ = choose_mesh(model, sizes["batch"], len(machine.devices))
+    return make_job(
+        model,
+        model_of(models.read(draft)),
+        strategy=recipes.mmtad(4, 4),
+        mesh=mesh,
+        devices=machine.devices,
+        **sizes,
+    )
+
+
+def on_a_chip(tree) -> list[tuple[tuple[int, ...], int]]:
+    """Shape and bytes of every array's part on one chip."""
+    found = []
+    for x in jax.tree.leaves(tree):
+        shape = x.sharding.shard_shape(x.shape)
+        found.append((tuple(shape), math.prod(shape) * x.dtype.itemsize))
+    return found
+
+
+def copies(text: str, weights, caches) -> list[str]:
+    """Instructions that make an array of the size of a weight or a cache out of another.
+
+    Not those within a fusion, which go through registers, nor prefetches to the chip's fast memory
+    (space S(1)). A fusion that makes a cache writes rows into it.
+    """
+
+    def sizes(tree) -> set[tuple[int, ...]]:
+        return {_sides(shape) for shape, size in on_a_chip(tree) if size > 1 << 20}
+
+    of_weights, of_all = sizes(weights), sizes((weights, caches))
+    fused = set(re.findall(r" fusion\(.*calls=%([\w.\-]+)", text))
+    found, inside = [], False
+    for line in text.splitlines():
+        header = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
+        inside = header[1] in fused if header else inside
+        made = re.search(rf" = \w+\[([0-9,]+)\](\S*) ({_MOVES}|fusion)\(", line)
+        if inside or not made or "S(1)" in made[2]:
+            continue
+        large = of_weights if made[3] == "fusion" else of_all
+        if _sides(map(int, made[1].split(","))) in large:
+            found.append(line.strip()[:160])
+    return found
+
+
+def _sides(shape) -> tuple[int, ...]:
+    """Return a shape but for the order of its sides, and sides of length 1."""
+    return tuple(sorted(n for n in shape if n > 1))
+
+
+def test_copies_are_seen():
+    made = " = bf16[1,2,2048,128]{3,2,1,0:T(8,128)} "
+    text = "\n".join(
+        [
+            "%inner (p: bf16[4]) -> bf16[4] {",
+            f"  ROOT %a{made}copy(%p)",
+            "}",
+            "ENTRY %main (p: bf16[4]) -> bf16[4] {",
+            f"  %fusion{made}fusion(%p), kind=kLoop, calls=%inner",
+            f"  %b{made}copy(%fusion)",
+            f"  %c{made.replace('}', 'S(1)}')}copy(%b)",
+            "  %d = bf16[2048,2,128]{2,1,0} transpose(%c)",
+            "}",
+        ]
+    )
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    cache = jax.ShapeDtypeStruct((1, 2, 2048, 128), "bfloat16", sharding=here)
+    assert [line.split()[0] for line in copies(text, (), cache)] == ["%b", "%d"]
+    assert [line.split()[0] for line in copies(text, cache, ())] == ["%fusion", "%b", "%d"]
+
+
+def check(job: Job, machine) -> None:
+    """It fits, no cache or weight is there twice, and the planner counts right."""
+    program, state = compile_decode(job), state_of(job)
+    caches = (state.target_cache, state.draft_cache)
+    assert not copies(program.text, job.target.params, caches)
+    kept = sum(size for _, size in on_a_chip((caches, job.target.params)))
+    assert program.temporaries < 0.1 * kept
+    assert program.alias >= sum(size for _, size in on_a_chip(caches)), "the state is donated"
+    memory = analytic(job, tpu=True)
+    assert judge(job, machine.chip, memory, program, tpu=True).fits
+    assert memory.kept == pytest.approx(program.arguments, rel=0.1)
+    assert memory.total == pytest.approx(program.total, rel=0.1)
+    inside, outside = layer_counts(read_collectives(program.text).round)
+    layers = job.target.model.config.num_layers
+    if job.mesh.shape["fsdp"] == 1:
+        assert inside == {"all-reduce": 2 * layers}
+        assert sum(outside.values()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "slice_", "int8"),
+    [
+        ("llama2-70b", "llama-68m", "v5p:2x2x1", ""),
+        ("llama2-70b", "llama-68m", "v5e:4x4", "weights,kv"),
+        ("opt-66b", "opt-125m", "v5p:2x2x1", ""),
+        ("opt-66b", "opt-125m", "v5e:4x4", "weights,kv"),
+    ],
+)
+def test_large_models_fit(target, draft, slice_, int8):
+    machine = topology.tpu(slice_)
+    # 448: no activation of prefill has the sides of a weight.
+    job = mmtad_job(target, draft, machine, int8=int8, batch=1, slots=2048, prompt=448)
+    check(job, machine)
+
+
+@pytest.mark.parametrize(
+    ("slice_", "mesh", "batch"), [("v5p:2x2x1", "model:4", 16), ("v5e:4x4", "data:2,model:8", 8)]
+)
+def test_caches_of_many_rows_stay_where_they_are(slice_, mesh, batch):
+    machine = topology.tpu(slice_)
+    job = mmtad_job(
+        "llama2-70b", "llama-68m", machine, layers=2, mesh=parse_mesh(mesh), batch=batch,
+        slots=2048, prompt=32,
+    )  # fmt: skip
+    program, state = compile_decode(job), state_of(job)
+    caches = (state.target_cache, state.draft_cache)
+    assert not copies(program.text, job.target.params, caches)
+
+
+def test_a_verify_costs_little_more_than_a_token():
+    machine = topology.tpu("v5p:2x2x1")
+    job = mmtad_job("llama2-70b", "llama-68m", machine, layers=4, batch=1, slots=2048)
+    one, five = (compile_call(job, tokens).estimate for tokens in (1, 5))
+    assert one and five and five <= 1.1 * one
