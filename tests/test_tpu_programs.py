@@ -65,7 +65,7 @@ def copies(text: str, weights, caches) -> list[str]:
     """
 
     def sizes(tree) -> set[tuple[int, ...]]:
-        return {_sides(shape) for shape, size in on_a_chip(tree) if size > 1 << 20}
+        return {_sides(shape) for shape, size in on_a_chip(tree) if size >= 1 << 18}
 
     of_weights, of_all = sizes(weights), sizes((weights, caches))
     fused = set(re.findall(r" fusion\(.*calls=%([\w.\-]+)", text))
