@@ -138,6 +138,18 @@ def test_decodes_alike_on_one_device_and_on_eight():
     np.testing.assert_array_equal(decode(*on), decode(target, draft))
 
 
+def test_speculation_by_an_int8_draft_gives_the_greedy_text_of_the_rounded_weights():
+    target, draft = (lm.quantized("weights") for lm in sharded.pair())
+    got = generate(
+        target, IDS, [9, 9], strategy=recipes.speculative(2), draft=draft.quantized("kv"),
+        max_new_tokens=8, warp=Warp(temperature=0.0),
+    )  # fmt: skip
+    texts = np.concatenate([IDS, got.tokens], axis=1)
+    rounded = dequantized(target)
+    want = jax.jit(rounded.model.train_logits)(rounded.params, texts).argmax(-1)
+    np.testing.assert_array_equal(got.tokens, want[:, 8:-1])
+
+
 def test_shapes_axes_and_shardings_agree_with_the_parameters():
     lm = sharded.on_mesh(sharded.pair()[0], "model:8").quantized("weights")
     model, params = lm.model, lm.params
