@@ -332,8 +332,8 @@ def test_for_tpus_that_are_not_here(name, layers, int8):
     )  # fmt: skip
     memory, compiled = analytic(job, tpu=True), compile_decode(job)
     assert memory.kept == pytest.approx(compiled.arguments, rel=0.01)
-    if not int8:  # the other is so small that half of its memory is the program's code
-        assert memory.total == pytest.approx(compiled.total, rel=0.1)
+    if not int8:  # the other is so small that temporaries are a third of it
+        assert memory.total == pytest.approx(compiled.arrays, rel=0.1)
     inside, outside = layer_counts(read_collectives(compiled.text).round)
     assert inside == {"all-reduce": 2 * layers} and sum(outside.values()) <= 2
     assert judge(job, machine.chip, memory, compiled, tpu=True).fits

@@ -18,19 +18,17 @@ _LAWS = 6  # arrays [B, N, V] of f32 that are live at once: logits, log-laws, th
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on each chip.
+    """Bytes of arrays on each chip; the code comes on top, which only the compiler knows.
 
     Attributes:
       parts: name -> bytes that stay there from round to round.
       laws: logits and the distributions made of them, of the widest call.
       activations: everything else that prefill or a round needs for a while.
-      code: of the program; 0: not known before it is compiled.
     """
 
     parts: dict[str, int]
     laws: int
     activations: int
-    code: int = 0
 
     @property
     def kept(self) -> int:
@@ -45,7 +43,7 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return self.kept + self.temporaries + self.code
+        return self.kept + self.temporaries
 
 
 def analytic(job: Job, *, tpu: bool) -> Memory:

@@ -76,9 +76,14 @@ class Program:
     seconds: float
 
     @property
+    def arrays(self) -> int:
+        """Bytes of all arrays on a chip."""
+        return self.arguments + self.output - self.alias + self.temporaries
+
+    @property
     def total(self) -> int:
         """Bytes of memory that a chip needs to run it."""
-        return self.arguments + self.output - self.alias + self.temporaries + self.code
+        return self.arrays + self.code
 
 
 class DoesNotFit(ValueError):

@@ -99,9 +99,9 @@ def _memory(plan: Plan) -> list[str]:
     lines.append(f"  {'logits and laws':<20}{_mib(memory.laws):>10}")
     lines.append(f"  {'activations':<20}{_mib(memory.activations):>10}")
     lines.append(_against("temporaries", memory.temporaries, program and program.temporaries))
+    lines.append(_against("together", memory.total, program and program.arrays))
     if program is not None:
-        lines.append(f"{'program code':<22}{'':>10}{_mib(program.code):>10}")
-    lines.append(_against("together", memory.total, program and program.total))
+        lines.append(f"{'and program code':<22}{'':>10}{_mib(program.code):>10}")
     return lines
 
 
@@ -249,7 +249,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     if plan.program is not None:
         sizes = dataclasses.asdict(plan.program)
         found["compiler"] = {k: v for k, v in sizes.items() if k != "text"}
-        found["compiler"]["total"] = plan.program.total
+        found["compiler"] |= {"arrays": plan.program.arrays, "total": plan.program.total}
     if plan.collectives is not None:
         found["collectives"] = {
             "prefill": counts(plan.collectives.prefill),
