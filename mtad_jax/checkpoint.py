@@ -21,7 +21,8 @@ from mtad_jax.hf_params import Layout, check_params, to_params
 from mtad_jax.hf_reader import SIDE_FILES, inner_file, inner_folder, open_folder, read_json
 from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.models.base import BoundLM, LinenLM
-from mtad_jax.quantize import QArray, quantize_param
+from mtad_jax.quantize import QArray, check_compute_dtype, quantize_param
+from mtad_jax.sharding import is_spec
 
 FORMAT_VERSION = 1
 """Raised when an older reader would misread a newer folder."""
@@ -104,6 +105,7 @@ def load(
         inner_file(path, name)
     params = _open_weights(path, config)
     dtype = _compute_dtype(dtype, params)
+    check_compute_dtype(model.int8, dtype)
     params = _put(params, model, dtype)
     tokenizer = tokenizers.load_tokenizer(path)
     vocab = model.vocab_size
@@ -225,8 +227,7 @@ def _put(params: Mapping[str, Any], model: LinenLM, dtype: np.dtype) -> Any:
             return array
         return jax.block_until_ready(quantize_param(array, tuple(axes), dtype, layout))
 
-    is_axes = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-    return jax.tree.map(put, model.stored_axes(), params, is_leaf=is_axes)
+    return jax.tree.map(put, model.stored_axes(), params, is_leaf=is_spec)
 
 
 def _compute_dtype(dtype: Any, tree: Mapping[str, Any]) -> np.dtype:

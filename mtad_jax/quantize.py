@@ -36,6 +36,20 @@ def parse_int8(parts: str | Iterable[str]) -> frozenset[str]:
     return found
 
 
+def check_compute_dtype(int8: frozenset[str], dtype: jnp.dtype) -> None:
+    """Check that a model with these int8 parts can compute in a dtype.
+
+    Raises:
+      ValueError: float16: products of int8 values pass its largest number, and small scales its
+        smallest.
+    """
+    if int8 and dtype == jnp.float16:
+        raise ValueError(
+            f"int8={','.join(sorted(int8))} with dtype=float16: products of int8 values overflow: "
+            "give dtype=bfloat16 or float32"
+        )
+
+
 def is_quantized(x: object) -> bool:
     """Say whether a leaf of a parameter tree is an int8 array with its scales."""
     return isinstance(x, QArray)

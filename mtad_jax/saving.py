@@ -17,6 +17,7 @@ from mtad_jax.hf_reader import SIDE_FILES, copy_files
 from mtad_jax.hf_writer import with_dtype, write_json
 from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, from_array
 from mtad_jax.models.base import LinenLM
+from mtad_jax.sharding import is_spec
 
 _MARGIN = 16_000_000  # bytes beside the weights: tokenizer, metadata, file system blocks
 
@@ -85,5 +86,4 @@ def _stored(loaded: LoadedModel) -> dict[str, Any]:
             lazy = lazy.thinned(model.kv_repeat, model.config.head_dim)
         return lazy.finite()
 
-    is_axes = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-    return jax.tree.map(store, model.param_axes(), loaded.lm.params, is_leaf=is_axes)
+    return jax.tree.map(store, model.param_axes(), loaded.lm.params, is_leaf=is_spec)

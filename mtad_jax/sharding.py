@@ -77,6 +77,18 @@ def make_mesh(shape: str | Mapping[str, int], devices: Sequence[Any] | None = No
     )
 
 
+def check_axes(mesh: Mesh) -> None:
+    """Check that a mesh is one of ours.
+
+    Raises:
+      ValueError: it has other axes.
+    """
+    if mesh.axis_names != MESH_AXES:
+        raise ValueError(
+            f"mesh axes {mesh.axis_names} are not {MESH_AXES}: make it by mtad_jax.make_mesh"
+        )
+
+
 @dataclass(frozen=True)
 class Rules:
     """Which mesh axes each logical axis is split over.
@@ -153,6 +165,11 @@ def _tpu_order(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
 
     a, b = shape[-2:]
     return order if padded(a, b) <= padded(b, a) else (*order[:-2], order[-1], order[-2])
+
+
+def is_spec(x: Any) -> bool:
+    """Say whether a leaf of a tree is a partition; it is a tuple, which trees would go into."""
+    return isinstance(x, PartitionSpec)
 
 
 def constrain(layout: Layout | None, x: Array, axes: Axes) -> Array:

@@ -24,6 +24,8 @@ from mtad_jax.sharding import make_mesh
 from mtad_jax.testing import TableLM, check_causal_lm
 from mtad_jax.warp import Warp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 IDS = np.random.default_rng(0).integers(3, 40, (2, 9))
 
 
@@ -51,15 +53,6 @@ def run(lm: BoundLM):
 
 def rms(x) -> float:
     return float(jnp.sqrt(jnp.mean(jnp.square(x))))
-
-
-@pytest.fixture(autouse=True)
-def compiled_in_a_hurry():
-    """Compiling is nearly all that these tests do: half of it is optimisation."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +224,15 @@ def test_bad_input_is_one_line(folders, tmp_path):
     loaded = mtad_jax.load(folders["llama"], int8="weights")
     with pytest.raises(ValueError, match="int8 are no floats: save before quantizing"):
         save(loaded, tmp_path / "out")
+
+
+def test_float16_is_refused():
+    model = sharded.pair()[0].model
+    lm = BoundLM(model.init(jax.random.key(0), jnp.float16), model)
+    with pytest.raises(ValueError, match="int8=weights with dtype=float16: products of int8"):
+        lm.quantized("weights")
+
+
+def test_loading_in_float16_is_refused(folders):
+    with pytest.raises(ValueError, match="int8=kv with dtype=float16: .*give dtype=bfloat16"):
+        mtad_jax.load(folders["llama"], dtype=jnp.float16, int8="kv")

@@ -10,6 +10,7 @@ import sharded
 from jax.sharding import PartitionSpec as P
 
 from mtad_jax import generate, recipes, stream
+from mtad_jax.decode.checks import check_rows
 from mtad_jax.sharding import Rules, make_mesh, parse_mesh
 
 
@@ -82,6 +83,19 @@ def test_dimensions_that_do_not_divide_are_refused(shape, changes, message):
     with refused(message):
         model.on(make_mesh(shape))
     model.on(make_mesh(shape), replicated=True)  # is never split
+
+
+def test_a_model_is_laid_out_once_on_a_mesh_of_ours():
+    model = sharded.pair()[0].model
+    with refused("the model is on a mesh already"):
+        model.on(make_mesh("model:8")).on(make_mesh("model:8"))
+    with refused("the model is on no mesh: call on(make_mesh(...)) first"):
+        model.param_shardings()
+    foreign = jax.make_mesh((8,), ("x",))
+    with refused("mesh axes ('x',) are not ('data', 'fsdp', 'model'): make it by"):
+        model.on(foreign)
+    with refused("mesh axes ('x',) are not"):
+        check_rows(8, foreign)
 
 
 def test_every_parameter_is_split_as_the_axes_say():

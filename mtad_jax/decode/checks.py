@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.strategy import Request, Strategy
 from mtad_jax.models.base import BoundLM
+from mtad_jax.sharding import check_axes
 from mtad_jax.types import Array, Bool
 from mtad_jax.warp import Warp, check_warp
 
@@ -225,8 +226,10 @@ def check_rows(rows: int, mesh: Mesh | None) -> None:
     """Check that the rows of a call can be split evenly over the mesh.
 
     Raises:
-      ValueError: they cannot.
+      ValueError: they cannot; the mesh has other axes than `make_mesh` gives.
     """
+    if mesh is not None:
+        check_axes(mesh)
     split = 1 if mesh is None else mesh.shape["data"]
     if rows % split:
         raise ValueError(

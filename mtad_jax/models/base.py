@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from mtad_jax import cache as kv
 from mtad_jax import quantize as q8
-from mtad_jax.sharding import Layout, Rules, constrain, mesh_of
+from mtad_jax.sharding import Layout, Rules, check_axes, constrain, is_spec, mesh_of
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
 
@@ -133,14 +133,19 @@ class LinenLM:
           replicated: every device holds the whole model; only rows are split.
 
         Raises:
-          ValueError: heads, hidden units or width do not divide, naming sizes that do.
+          ValueError: heads, hidden units or width do not divide, naming sizes that do; the model
+            is on a mesh already, or the mesh has other axes.
         """
+        if self.layout is not None:
+            raise ValueError("the model is on a mesh already: lay out the one that was read")
+        check_axes(mesh)
         rules, repeat = [("batch", ("data",))], 1
         config: Any = self.config
         if not replicated:
             split, fsdp = mesh.shape["model"], mesh.shape["fsdp"]
             _check_divides("model", split, num_heads=config.num_heads, mlp_dim=config.mlp_dim)
-            _check_divides("fsdp", fsdp, embed_dim=config.embed_dim)
+            word_dim = getattr(config, "word_dim", config.embed_dim)  # OPT's token table
+            _check_divides("fsdp", fsdp, embed_dim=config.embed_dim, word_dim=word_dim)
             repeat = _kv_repeat(config.num_kv_heads, split)
             whole = ("model",)
             rules += [("heads", whole), ("kv_heads", whole), ("mlp", whole), ("embed", ("fsdp",))]
@@ -169,13 +174,18 @@ class LinenLM:
         return dataclasses.replace(self, int8=self.int8 | parts)
 
     def param_shardings(self) -> Mapping[str, Any]:
-        """Return the parameter tree with each array's `NamedSharding`; needs a layout."""
+        """Return the parameter tree with each array's `NamedSharding`.
+
+        Raises:
+          ValueError: the model is on no mesh.
+        """
         layout = self.layout
-        assert layout is not None, "the model is not on a mesh"
+        if layout is None:
+            raise ValueError("the model is on no mesh: call on(make_mesh(...)) first")
         return jax.tree.map(
             lambda axes: layout.sharding(tuple(axes)),
             self.param_axes(),
-            is_leaf=lambda x: isinstance(x, PartitionSpec),
+            is_leaf=is_spec,
         )
 
     @property
@@ -233,7 +243,7 @@ class LinenLM:
         return jax.tree.map(
             lambda axes: q8.quantized_axes(tuple(axes)),
             self.stored_axes(),
-            is_leaf=lambda x: isinstance(x, PartitionSpec),
+            is_leaf=is_spec,
         )
 
     def stored_axes(self) -> Mapping[str, Any]:
@@ -357,8 +367,8 @@ class BoundLM:
           int8: "weights", "kv", both ("weights,kv"), or none ("").
 
         Raises:
-          ValueError: an unknown name, a part that is int8 already, or a model that is not one of
-            this package's modules.
+          ValueError: an unknown name, a part that is int8 already, a model in float16, or one
+            that is not one of this package's modules.
         """
         if not isinstance(self.model, LinenLM):
             raise ValueError(
@@ -366,6 +376,7 @@ class BoundLM:
                 f"{type(self.model).__name__}: leave int8 out"
             )
         model = self.model.quantized(int8)
+        q8.check_compute_dtype(model.int8, self.dtype)
         params = self.params
         if model.int8 - self.model.int8 >= {"weights"}:
             params = model.convert(params, self.dtype)
