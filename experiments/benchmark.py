@@ -18,7 +18,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import benchmark_rules, hosts
+from experiments import benchmark_rules, supervise
 from experiments.benchmark_report import summary_lines, table_lines
 from experiments.benchmark_tasks import Task, find_stories, make_tasks
 from experiments.measure import Bench, Rule, Sample
@@ -116,7 +116,7 @@ def define_flags(values: flags.FlagValues) -> None:
          flag_values=values)  # fmt: skip
     text("output", None, "JSON lines to write: settings, then every sample.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace an output that exists.", flag_values=values)
-    hosts.define_host_flags(values)
+    supervise.define_host_flags(values)
 
 
 def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> list[Rule]:
@@ -273,7 +273,7 @@ def _machine() -> str:
 def main(argv: list[str]) -> int:
     """Run the program on the command line's flags."""
     del argv
-    return hosts.run(flags.FLAGS, define_flags, benchmark)
+    return supervise.run(flags.FLAGS, define_flags, benchmark)
 
 
 if __name__ == "__main__":

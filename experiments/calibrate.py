@@ -18,7 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 import mtad_jax
-from experiments import generate, hosts
+from experiments import generate, supervise
 from experiments.benchmark_tasks import make_tasks
 from experiments.prompts import Prompt, encode_prompts, read_prompts
 from experiments.settings import (
@@ -62,7 +62,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text("output", None, "JSON file to write: the choice and the table.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace an output that exists.", flag_values=values)
     flags.DEFINE_bool("progress", True, "Show on stderr what is done.", flag_values=values)
-    hosts.define_host_flags(values)
+    supervise.define_host_flags(values)
 
 
 def calibrate(values: flags.FlagValues) -> None:
@@ -228,7 +228,7 @@ def _prompts(
 def main(argv: list[str]) -> None:
     """Run the program on the command line's flags."""
     del argv
-    hosts.check_alone(flags.FLAGS, "times decide a calibration, and they differ between hosts")
+    supervise.check_alone(flags.FLAGS, "times decide a calibration, and they differ between hosts")
     calibrate(flags.FLAGS)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from experiments import hosts, measure
+from experiments import measure, supervise
 from experiments.output import NoWriter, RowWriter
 from experiments.prompts import Prompt, encode_prompts, read_prompts
 from experiments.rules import read_rule
@@ -56,7 +56,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("batch_size", 1, "Prompts decoded together.", flag_values=values)
     switch("overwrite", False, "Replace an output that exists.", flag_values=values)
     switch("resume", False, "Go on after an interrupted run's rows.", flag_values=values)
-    hosts.define_host_flags(values)
+    supervise.define_host_flags(values)
 
 
 def generate(values: flags.FlagValues) -> int:
@@ -266,7 +266,7 @@ def _row_settings(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[s
 def main(argv: list[str]) -> int:
     """Run the program on the command line's flags."""
     del argv
-    return hosts.run(flags.FLAGS, define_flags, generate)
+    return supervise.run(flags.FLAGS, define_flags, generate)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import experiments
 import mtad_jax
 from checkpoints_convert.engine import from_hf
 from experiments import generate as program
-from experiments import hosts
+from experiments import supervise
 from mtad_jax.hosts import checkpoint_digest, code_digest, find_place, first_difference
 
 ROOT = Path(__file__).parent.parent
@@ -190,9 +190,9 @@ def facts(*args):
     values = flags.FlagValues()
     program.define_flags(values)
     values(["generate", "--coordinator=h:1", "--num_processes=2", "--process_id=0", *args])
-    place = hosts.read_place(values)
+    place = supervise.read_place(values)
     assert place is not None
-    return hosts._facts(place, values, program.define_flags)
+    return supervise._facts(place, values, program.define_flags)
 
 
 def test_flags_and_checkpoints_that_differ_are_named(pair, tmp_path):
@@ -254,7 +254,7 @@ def test_wrong_places_are_refused_before_anything_starts(args, message):
     program.define_flags(values)
     values(["generate", *args])
     with pytest.raises(ValueError, match=message):
-        hosts.run(values, program.define_flags, lambda _: pytest.fail("started"))
+        supervise.run(values, program.define_flags, lambda _: pytest.fail("started"))
 
 
 def test_slurm_is_found(monkeypatch):
