@@ -103,15 +103,14 @@ class Caller(_Roll):
         self._left, self._all_in = set(range(self.place.processes)), asyncio.Event()
         # A plain function: asyncio complains aloud of handlers that are cancelled at the end.
         self._server = await _listen(self.place, lambda *line: self.start(self._welcome(*line)))
-        missing = self.place.processes > 1
-        if missing:
-            everybody = asyncio.create_task(self._all_in.wait())
-            self._tasks.append(everybody)
-            await asyncio.wait(
-                {everybody, self.verdict}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            missing = not everybody.done()
-        if missing and not self.verdict.done():
+        if self.place.processes == 1:
+            self._all_in.set()
+        everybody = asyncio.create_task(self._all_in.wait())
+        self._tasks.append(everybody)
+        await asyncio.wait(
+            {everybody, self.verdict}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not everybody.done() and not self.verdict.done():
             absent = [i for i in range(1, self.place.processes) if i not in self._lines]
             await self.fail(
                 f"{_processes(absent)} of {self.place.processes} never joined within "
@@ -157,27 +156,34 @@ class Caller(_Roll):
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take in a process that calls; what does not speak as one is sent away."""
         line = self._open(reader, writer)
-        hello = await line.receive(SILENCE_S)
-        index, facts = (hello or {}).get("index"), (hello or {}).get("facts")
+        hello = await line.receive(SILENCE_S) or {}
+        index, facts = hello.get("index"), hello.get("facts")
         if not isinstance(index, int) or not isinstance(facts, dict):
             await line.close()
             return
+        refusal = self._refusal(index, facts)
+        if refusal is None:
+            self._lines[index] = line
+            self.start(self._beat(line))
+            self.start(self._follow(index, line))
+            if len(self._lines) == self.place.processes - 1:
+                self._all_in.set()
+        elif self._all_in.is_set():  # nobody is missing: it is no part of this run
+            text = f"{refusal} (the run under way goes on without it)"
+            await line.send({"kind": "verdict", "text": text})
+            await line.close()
+        else:
+            await line.send({"kind": "verdict", "text": refusal})
+            await self._announce(refusal)
+
+    def _refusal(self, index: int, facts: Message) -> str | None:
+        """Say why a process that calls cannot be taken in; None: it can."""
         different = first_difference(self._facts, facts)
-        taken = index == self.place.index or index in self._lines
-        if different or taken:
-            failure = (
-                f"process {index} differs from process 0 in {different}: give all the same"
-                if different
-                else f"--process_id={index} was given twice: give each process its own"
-            )
-            await line.send({"kind": "verdict", "text": failure})
-            await self._announce(failure)
-            return
-        self._lines[index] = line
-        self.start(self._beat(line))
-        self.start(self._follow(index, line))
-        if len(self._lines) == self.place.processes - 1:
-            self._all_in.set()
+        if different:
+            return f"process {index} differs from process 0 in {different}: give all the same"
+        if index in self._lines or not 0 < index < self.place.processes:
+            return f"--process_id={index} was given twice: give each process its own"
+        return None
 
     async def _follow(self, index: int, line: _Line) -> None:
         while not self.verdict.done():

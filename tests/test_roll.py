@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from experiments import roll as rolls
-from experiments.roll import make_roll
+from experiments.roll import Answerer, make_roll
 from mtad_jax.hosts import Place
 
 FACTS = {"--num_processes": "3", "--top_p": "0.9"}
@@ -107,6 +107,31 @@ def test_a_process_id_cannot_be_given_twice():
         return await run.verdicts()
 
     assert "--process_id=1 was given twice" in (asyncio.run(main()) or "")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_who_calls_late_is_refused_and_ends_nobody_else(processes):
+    async def main():
+        run, late = Run(processes), []
+        sides = await run.join(*range(processes))
+        for i, facts in ((0, FACTS), (1, FACTS), (1, FACTS | {"--top_p": "0.8"}), (7, FACTS)):
+            side = Answerer(Place("127.0.0.1", run.port, 8, i), facts)
+            await side.join(20)
+            late.append(await asyncio.wait_for(side.verdict, 5))
+            await side.close()
+        await asyncio.sleep(0.05)
+        assert not any(side.verdict.done() for side in sides.values())
+        for side in sides.values():
+            await side.end(None)
+        return await run.verdicts(), late
+
+    verdict, (zero, twice, other, unknown) = asyncio.run(main())
+    assert verdict is None
+    assert all(text.endswith("(the run under way goes on without it)") for text in (twice, other))
+    assert zero.startswith("--process_id=0 was given twice")
+    assert twice.startswith("--process_id=1 was given twice")
+    assert unknown.startswith("--process_id=7")
+    assert other.startswith("process 1 differs from process 0 in --top_p: 0.8, not 0.9")
 
 
 @pytest.mark.parametrize("gone", [0, 1])
