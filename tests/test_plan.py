@@ -134,6 +134,15 @@ def test_modelled_speed(large):
     assert nothing.round_seconds is None and nothing.tokens_per_second is None
 
 
+def test_gpus_have_the_memory_that_was_measured():
+    for kind, name in (("NVIDIA A100-SXM4-40GB", "a100-40g"), ("NVIDIA H200", "h200")):
+        assert chips.gpu(kind, 39e9) == dataclasses.replace(chips.CHIPS[name], memory=39e9)
+    assert chips.gpu("NVIDIA H100 80GB HBM3", 0) == chips.CHIPS["h100"]
+    for kind in ("NVIDIA GH200 480GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA H100 PCIe"):
+        found = chips.gpu(kind, 9e9)
+        assert (found.name, found.memory, found.bandwidth) == (kind, 9e9, None)
+
+
 def test_tokens_of_a_rate():
     assert tokens_of_rate(0.5, 3) == 1 + 0.5 + 0.25 + 0.125
     assert tokens_of_rate(1.0, 4) == 5 and tokens_of_rate(0.0, 4) == 1

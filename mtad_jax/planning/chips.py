@@ -1,5 +1,7 @@
 """What is published of each accelerator, for floors of time and estimates of energy."""
 
+import dataclasses
+import re
 from dataclasses import dataclass
 
 
@@ -35,7 +37,8 @@ _LIMIT = "the maker's limit of the board"
 # half of what is given for both directions, but v4's, which its paper has (arXiv 2304.01433). v4's
 # power is the mean on its page; Google publishes none of the others. Memory is what the TPU
 # compiler says it allows a program, a little below the size on the data sheet.
-# GPU: the makers' data sheets (SXM boards, without sparsity); memory as sold.
+# GPU: the makers' data sheets (SXM boards, without sparsity); memory as sold, where none is
+# measured.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -43,6 +46,7 @@ CHIPS = {
         Chip("v5e", 15.75 * _GIB, 819 * _GB, 197 * _TERA, 200 * _GB, 200, _GUESS),
         Chip("v5p", 95.74 * _GIB, 2765 * _GB, 459 * _TERA, 600 * _GB, 450, _GUESS),
         Chip("v6e", 31.25 * _GIB, 1638 * _GB, 918 * _TERA, 400 * _GB, 300, _GUESS),
+        Chip("a100-40g", 40 * _GB, 1555 * _GB, 312 * _TERA, 300 * _GB, 400, _LIMIT),
         Chip("a100-80g", 80 * _GB, 2039 * _GB, 312 * _TERA, 300 * _GB, 400, _LIMIT),
         Chip("h100", 80 * _GB, 3350 * _GB, 989 * _TERA, 450 * _GB, 700, _LIMIT),
         Chip("h200", 141 * _GB, 4800 * _GB, 989 * _TERA, 450 * _GB, 700, _LIMIT),
@@ -53,14 +57,27 @@ CHIPS = {
 TPUS = tuple(name for name in CHIPS if name.startswith("v"))
 """Chips that a topology can be made of."""
 
-_GPU_NAMES = {"a100": "a100-80g", "h100": "h100", "h200": "h200"}
+# Words of a device's own name; those of other boards and of slices (MIG) tell that it is slower.
+_GPU_WORDS = {
+    "a100-40g": {"a100", "40gb"},
+    "a100-80g": {"a100", "80gb"},
+    "h100": {"h100"},
+    "h200": {"h200"},
+}
+_OTHERS = {"mig", "pcie", "nvl"}
 
 
 def gpu(kind: str, memory: float) -> Chip:
-    """Return the GPU that calls itself `kind`; of unknown ones only the memory (bytes) is known."""
-    for part, name in _GPU_NAMES.items():
-        if part in kind.lower():
-            return CHIPS[name]
+    """Return the GPU that calls itself `kind`, such as "NVIDIA H100 80GB HBM3".
+
+    Args:
+      kind: its name. Of one that is not in `CHIPS` only the memory is known.
+      memory: bytes that a program may use, measured; 0: unknown, and what is sold counts.
+    """
+    words = set(re.findall(r"[a-z0-9]+", kind.lower()))
+    for name, own in _GPU_WORDS.items():
+        if own <= words and not words & _OTHERS:
+            return dataclasses.replace(CHIPS[name], memory=memory or CHIPS[name].memory)
     return Chip(kind, memory, None, None, None, None, "unknown")
 
 
