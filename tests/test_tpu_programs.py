@@ -48,12 +48,24 @@ def mmtad_job(target: str, draft: str, machine, *, int8="", layers=None, mesh=No
     )
 
 
-def on_a_chip(tree) -> list[tuple[tuple[int, ...], int]]:
-    """Shape and bytes of every array's part on one chip."""
-    found = []
+def on_a_chip(tree) -> int:
+    """Bytes of all arrays' parts on one chip."""
+    parts = ((x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * size for shape, size in parts)
+
+
+def large_shapes(tree) -> set[tuple[int, ...]]:
+    """Shapes on one chip of the larger arrays, and of what `fsdp` would gather; see `_sides`."""
+    found = set()
     for x in jax.tree.leaves(tree):
         shape = x.sharding.shard_shape(x.shape)
-        found.append((tuple(shape), math.prod(shape) * x.dtype.itemsize))
+        whole = x.sharding.mesh.shape["fsdp"] if hasattr(x.sharding, "mesh") else 1
+        if math.prod(shape) * x.dtype.itemsize < 1 << 18:
+            continue
+        found.add(_sides(shape))
+        for axis, part in enumerate(x.sharding.spec if whole > 1 else ()):
+            if part and "fsdp" in part:
+                found.add(_sides([n * (whole if i == axis else 1) for i, n in enumerate(shape)]))
     return found
 
 
@@ -64,20 +76,18 @@ def copies(text: str, weights, caches) -> list[str]:
     (space S(1)). A fusion that makes a cache writes rows into it.
     """
 
-    def sizes(tree) -> set[tuple[int, ...]]:
-        return {_sides(shape) for shape, size in on_a_chip(tree) if size >= 1 << 18}
-
-    of_weights, of_all = sizes(weights), sizes((weights, caches))
+    of_weights, of_all = large_shapes(weights), large_shapes((weights, caches))
     fused = set(re.findall(r" fusion\(.*calls=%([\w.\-]+)", text))
     found, inside = [], False
     for line in text.splitlines():
         header = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
         inside = header[1] in fused if header else inside
-        made = re.search(rf" = \w+\[([0-9,]+)\](\S*) ({_MOVES}|fusion)\(", line)
-        if inside or not made or "S(1)" in made[2]:
+        made = re.search(rf" = (.*?) ({_MOVES}|fusion)(?:-start)?\(", line)
+        if inside or not made or "S(1)" in made[1]:
             continue
-        large = of_weights if made[3] == "fusion" else of_all
-        if _sides(map(int, made[1].split(","))) in large:
+        large = of_weights if made[2] == "fusion" else of_all
+        shapes = re.findall(r"\w+\[([0-9,]+)\]", made[1])
+        if any(_sides(map(int, shape.split(","))) in large for shape in shapes):
             found.append(line.strip()[:160])
     return found
 
@@ -99,23 +109,46 @@ def test_copies_are_seen():
             f"  %b{made}copy(%fusion)",
             f"  %c{made.replace('}', 'S(1)}')}copy(%b)",
             "  %d = bf16[2048,2,128]{2,1,0} transpose(%c)",
+            "  %e = (bf16[9]{0}, bf16[1,2,2048,128]{3,2,1,0}) all-gather-start(%d)",
             "}",
         ]
     )
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     cache = jax.ShapeDtypeStruct((1, 2, 2048, 128), "bfloat16", sharding=here)
-    assert [line.split()[0] for line in copies(text, (), cache)] == ["%b", "%d"]
-    assert [line.split()[0] for line in copies(text, cache, ())] == ["%fusion", "%b", "%d"]
+    assert [line.split()[0] for line in copies(text, (), cache)] == ["%b", "%d", "%e"]
+    assert [line.split()[0] for line in copies(text, cache, ())] == ["%fusion", "%b", "%d", "%e"]
 
 
-def check(job: Job, machine) -> None:
-    """It fits, no cache or weight is there twice, and the planner counts right."""
-    program, state = compile_decode(job), state_of(job)
-    caches = (state.target_cache, state.draft_cache)
-    assert not copies(program.text, job.target.params, caches)
-    kept = sum(size for _, size in on_a_chip((caches, job.target.params)))
-    assert program.temporaries < 0.1 * kept
-    assert program.alias >= sum(size for _, size in on_a_chip(caches)), "the state is donated"
+def weights_and_caches(job: Job):
+    """All parameters, and all caches."""
+    state = state_of(job)
+    weights = [lm.params for lm in job.models.values()]
+    return weights, (state.target_cache, state.draft_cache)
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "slice_", "int8", "most"),
+    [
+        ("llama2-70b", "llama-68m", "v5p:2x2x1", "", 0.01),
+        ("llama2-70b", "llama-68m", "v5e:4x4", "weights,kv", 0.12),
+        ("opt-66b", "opt-125m", "v5p:2x2x1", "", 0.01),
+        ("opt-66b", "opt-125m", "v5e:4x4", "weights,kv", 0.12),
+    ],
+)
+def test_large_models_fit(target, draft, slice_, int8, most):
+    """They fit, no cache or weight is there twice, and the planner counts right.
+
+    `most` bounds the temporaries, as a share of weights and caches. On v5e the compiler keeps about
+    5 MB a layer that no instruction of the program shows.
+    """
+    machine = topology.tpu(slice_)
+    # 448: no activation of prefill has the sides of a weight.
+    job = mmtad_job(target, draft, machine, int8=int8, batch=1, slots=2048, prompt=448)
+    program = compile_decode(job)
+    weights, caches = weights_and_caches(job)
+    assert not copies(program.text, weights, caches)
+    assert program.alias >= on_a_chip(caches), "the state is donated"
+    assert program.temporaries < most * on_a_chip((weights, caches))
     memory = analytic(job, tpu=True)
     assert judge(job, machine.chip, memory, program, tpu=True).fits
     assert memory.kept == pytest.approx(program.arguments, rel=0.1)
@@ -125,22 +158,8 @@ def check(job: Job, machine) -> None:
     if job.mesh.shape["fsdp"] == 1:
         assert inside == {"all-reduce": 2 * layers}
         assert sum(outside.values()) <= 2
-
-
-@pytest.mark.parametrize(
-    ("target", "draft", "slice_", "int8"),
-    [
-        ("llama2-70b", "llama-68m", "v5p:2x2x1", ""),
-        ("llama2-70b", "llama-68m", "v5e:4x4", "weights,kv"),
-        ("opt-66b", "opt-125m", "v5p:2x2x1", ""),
-        ("opt-66b", "opt-125m", "v5e:4x4", "weights,kv"),
-    ],
-)
-def test_large_models_fit(target, draft, slice_, int8):
-    machine = topology.tpu(slice_)
-    # 448: no activation of prefill has the sides of a weight.
-    job = mmtad_job(target, draft, machine, int8=int8, batch=1, slots=2048, prompt=448)
-    check(job, machine)
+    else:  # what 72 heads leave of 16 chips; see docs/sharding.md
+        assert sum(inside.values()) <= 10 * layers
 
 
 @pytest.mark.parametrize(
@@ -148,13 +167,19 @@ def test_large_models_fit(target, draft, slice_, int8):
 )
 def test_caches_of_many_rows_stay_where_they_are(slice_, mesh, batch):
     machine = topology.tpu(slice_)
-    job = mmtad_job(
-        "llama2-70b", "llama-68m", machine, layers=2, mesh=parse_mesh(mesh), batch=batch,
-        slots=2048, prompt=32,
-    )  # fmt: skip
-    program, state = compile_decode(job), state_of(job)
-    caches = (state.target_cache, state.draft_cache)
-    assert not copies(program.text, job.target.params, caches)
+
+    def compiled(slots: int):
+        job = mmtad_job(
+            "llama2-70b", "llama-68m", machine, layers=2, mesh=parse_mesh(mesh), batch=batch,
+            slots=slots, prompt=40,
+        )  # fmt: skip
+        program, (weights, caches) = compile_decode(job), weights_and_caches(job)
+        assert not copies(program.text, weights, caches)
+        return program.temporaries, on_a_chip(caches)
+
+    (temporaries, caches), (more_temporaries, more_caches) = compiled(1024), compiled(2048)
+    # What grows with the slots beside the caches are the scores and masks of one layer.
+    assert more_temporaries - temporaries < 0.5 * (more_caches - caches)
 
 
 def test_a_verify_costs_little_more_than_a_token():
