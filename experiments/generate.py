@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 from tqdm import tqdm
 
@@ -106,6 +107,9 @@ def stream_text(pipe: Pipeline, ids: list[int], settings: Settings) -> None:
         print("" if pipe.target.tokenizer else ",".join(map(str, row.tokens)), flush=True)
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if jax.process_count() > 1:  # the others print nothing, go on, and need this one's part
+            for _ in stream:
+                pass
         return
     if is_first():
         print(summary(row, seconds), file=sys.stderr)

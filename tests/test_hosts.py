@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
+import jax
 import pytest
 from absl import flags
-from generate_flags import run
+from generate_flags import read, run
 from test_roll import free_port
 from tiny_pair import write_ids_only_pair
 
@@ -21,6 +23,7 @@ from checkpoints_convert.engine import from_hf
 from experiments import generate as program
 from experiments import supervise
 from mtad_jax.hosts import checkpoint_digest, code_digest, find_place, first_difference
+from mtad_jax.pipeline import Pipeline
 
 ROOT = Path(__file__).parent.parent
 RAGGED = ["Once upon a time", "The king", "A fox and a crow were sitting in a tree.", "In"]
@@ -184,6 +187,26 @@ def test_other_code_is_refused(tmp_path):
         first, second = processes.errors()
     assert first == second and len(first) == 1
     assert first[0].startswith("error: process 1 differs from process 0 in the code of mtad_jax")
+
+
+@pytest.mark.parametrize(("processes", "decoded"), [(1, 1), (2, 5)])
+def test_a_reader_that_has_seen_enough(processes, decoded, monkeypatch):
+    """With others who wait for it, the first process decodes to the end; alone it stops."""
+    made = []
+
+    class Pipe:
+        def stream(self, ids, **settings):
+            return (made.append(i) or "piece" for i in range(5))
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(program.measure, "warm_up", lambda *args: None)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    with os.fdopen(writing, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        program.stream_text(cast(Pipeline, Pipe()), [1], read("--prompt=Once"))
+        monkeypatch.undo()
+    assert len(made) == decoded
 
 
 def facts(*args):
