@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -24,12 +25,14 @@ import mtad_jax
 from experiments.child import Child
 from experiments.output import rows_kept
 from experiments.roll import Answerer, Caller, make_roll
+from experiments.tasks import stories
 from mtad_jax import cli
 from mtad_jax.hosts import Place, checkpoint_digest, code_digest, find_place, join
 
 _NAMES = ("coordinator", "num_processes", "process_id", "join_timeout", "supervisor")
 # The texts do not depend on these; of checkpoints the content is compared, not the name.
 _FREE = (*_NAMES, "target", "draft", "output", "overwrite", "resume")
+_COMPUTING = ("jax", "jaxlib", "libtpu", "flax", "numpy", "qwix", "tokenizers", "sentencepiece")
 _GONE_S = 5.0  # seconds that a killed child may take to be gone
 
 
@@ -114,13 +117,15 @@ def _facts(
     own = flags.FlagValues()
     define(own)
     given = {name: _short(str(values[name].value)) for name in own if name not in _FREE}
-    path = values["prompts"].value if "prompts" in own else None
-    if isinstance(path, str):  # in the benchmark it is their number
-        given["prompts"] = _content(path)
+    read: dict[str, Any] = {f: values[f].value for f in ("prompts", "data_dir") if f in own}
+    if isinstance(read.get("prompts"), str):  # in the benchmark it is their number
+        given["prompts"] = _content(read["prompts"])
+    if read.get("data_dir") is not None:
+        given["data_dir"] = _content(Path(read["data_dir"]) / stories.FOLDER / "test.txt")
     facts = {
         "--num_processes": str(place.processes),
         "the code of mtad_jax and experiments": code_digest(packages),
-        "the versions of jax and jaxlib": " and ".join(map(metadata.version, ("jax", "jaxlib"))),
+        **{f"the version of {name}": _version(name) for name in _COMPUTING},
         **{f"--{name}": value for name, value in given.items()},
     }
     assets = resources.files("mtad_jax") / "assets"
@@ -134,15 +139,23 @@ def _facts(
 
 def _short(value: str) -> str:
     """Return a flag's value as a line of an error can show it."""
-    return value if len(value) <= 200 else f"a value of digest {_digest(value.encode())}"
+    plain = len(value) <= 200 and value.isprintable()  # a prompt may have lines
+    return value if plain else f"a value of digest {_digest(value.encode())}"
 
 
-def _content(path: str) -> str:
-    """Return a digest of a file of prompts, which may have another name on each host."""
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # libtpu, where there is no TPU
+        return "none"
+
+
+def _content(path: str | Path) -> str:
+    """Return a digest of a file that prompts are read from; it may have any name on each host."""
     try:
         return f"a file of digest {_digest(Path(path).read_bytes())}"
     except OSError:
-        return path  # the program itself says so
+        return str(path)  # the program itself says so
 
 
 def _digest(data: bytes) -> str:

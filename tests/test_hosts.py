@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +22,8 @@ from tiny_pair import write_ids_only_pair
 import experiments
 import mtad_jax
 from checkpoints_convert.engine import from_hf
+from experiments import benchmark, supervise
 from experiments import generate as program
-from experiments import supervise
 from mtad_jax.hosts import checkpoint_digest, code_digest, find_place, first_difference
 from mtad_jax.pipeline import Pipeline
 
@@ -209,13 +211,13 @@ def test_a_reader_that_has_seen_enough(processes, decoded, monkeypatch):
     assert len(made) == decoded
 
 
-def facts(*args):
+def facts(*args, define=program.define_flags):
     values = flags.FlagValues()
-    program.define_flags(values)
+    define(values)
     values(["generate", "--coordinator=h:1", "--num_processes=2", "--process_id=0", *args])
     place = supervise.read_place(values)
     assert place is not None
-    return supervise._facts(place, values, program.define_flags)
+    return supervise._facts(place, values, define)
 
 
 def test_flags_and_checkpoints_that_differ_are_named(pair, tmp_path):
@@ -234,6 +236,26 @@ def test_flags_and_checkpoints_that_differ_are_named(pair, tmp_path):
     prompts = [write_rows(tmp_path / f"{i}.jsonl", [{"prompt": "x" * i}]) for i in (1, 2)]
     two = [facts("--mesh=data:2", f"--prompts={path}") for path in prompts]
     assert "--prompts: a file of digest" in (first_difference(*two) or "")
+    assert facts("--mesh=data:2", "--prompt=a\nb")["--prompt"].isprintable()  # one line says it
+
+
+def test_versions_and_stories_that_differ_are_named(tmp_path, monkeypatch):
+    both = []
+    for i in range(2):
+        file = tmp_path / str(i) / "corpora" / "fairytaleqa" / "test.txt"
+        file.parent.mkdir(parents=True)
+        file.write_text("a story")
+        both.append(file)
+    of = partial(facts, "--mesh=data:2", define=benchmark.define_flags)
+    mine, theirs = (of(f"--data_dir={tmp_path / str(i)}") for i in range(2))
+    assert first_difference(mine, theirs) is None
+    both[1].write_text("another story")
+    theirs = of(f"--data_dir={tmp_path / '1'}")
+    assert "--data_dir: a file of digest" in (first_difference(mine, theirs) or "")
+    found = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == "qwix" else found(name))
+    theirs = of(f"--data_dir={tmp_path / '0'}")
+    assert (first_difference(mine, theirs) or "").startswith("the version of qwix: 0.1, not ")
 
 
 def test_digests_see_one_byte(tmp_path):
