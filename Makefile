@@ -10,7 +10,8 @@ DEV := $(VENV)/.installed-dev
 # Twice quiet: errors only.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Tests compile much and run little, so a second process helps even on two cores.
-PYTEST_FLAGS ?= -n auto --maxprocesses=4
+# worksteal: the longest tests come last, and one process would end with all of them.
+PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint benchmark clean
