@@ -23,7 +23,7 @@ from mtad_jax.hf import model_of
 from mtad_jax.planning import chips, topology
 from mtad_jax.planning.collectives import counts, layer_counts, read_collectives
 from mtad_jax.planning.costs import round_of, speed, tokens_of_rate
-from mtad_jax.planning.fit import judge, largest
+from mtad_jax.planning.fit import judge, largest, usable
 from mtad_jax.planning.memory import analytic, padded_bytes
 from mtad_jax.planning.program import choose_mesh, compile_decode, make_job
 from mtad_jax.sharding import make_mesh
@@ -103,8 +103,8 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(large):
     assert fit.verdict.startswith("does not fit: ") and fit.verdict.endswith(" GiB too much")
     assert fit.needed - fit.usable == pytest.approx(139e9 - 0.98 * 95.74 * 2**30, rel=0.01)
     text = "; ".join(fit.cures)
-    assert "int8 weights of the target save 64.24 GiB a chip: that fits" in text
-    assert "at least 2 such chips" in text
+    assert "int8 weights of the target save 64.2" in text and "GiB a chip: that fits" in text
+    assert "at least 2 such chips with the target split over all of them" in text
 
 
 def test_what_fits_says_how_much_more_would():
@@ -318,7 +318,52 @@ def test_what_the_compiler_refuses_does_not_fit():
     chip = dataclasses.replace(V5P, memory=1e9)
     fit = judge(job, chip, analytic(job, tpu=False), None, tpu=False, refusal="out of memory")
     assert not fit.fits and fit.verdict.endswith("says the compiler: out of memory")
-    assert any("int8" in cure for cure in fit.cures)
+    weights, both, rest = fit.cures  # the count says not by how much
+    assert weights.startswith("int8 weights of") and weights.endswith("that may fit")
+    assert both.startswith("int8 weights and cache of") and both.endswith("that may fit")
+    assert rest == "a shorter context, a smaller batch or more chips may fit"
+
+
+def cures_of(data, share):
+    """What is said on 2 * data chips with this share of the memory that is needed."""
+    target = model_of(models.read("llama2-70b") | {"num_hidden_layers": 2})
+    job = make_job(
+        target, None, strategy=recipes.sample(), mesh={"data": data, "model": 2}, batch=data,
+        devices=jax.devices()[: 2 * data], slots=2048,
+    )  # fmt: skip
+    memory = analytic(job, tpu=False)
+    chip = dataclasses.replace(V5P, memory=share * memory.total)
+    return judge(job, chip, memory, None, tpu=False).cures
+
+
+def test_rows_that_are_split_do_not_split_weights():
+    first, *_, last = cures_of(1, 0.8)
+    assert first.startswith("int8 weights of") and first.endswith("that fits")
+    assert last == "at least 3 such chips with the target split over all of them"
+    assert cures_of(2, 0.8)[0] == first
+    last = cures_of(2, 0.8)[-1]
+    assert last == "at least 6 such chips with the target split over 3 of them, and data:2"
+
+
+def test_int8_that_is_not_enough():
+    weights, both = cures_of(1, 0.4)[:2]
+    assert weights.startswith("int8 weights of") and weights.endswith("that is not enough")
+    assert both.startswith("int8 weights and cache of") and both.endswith("that is not enough")
+
+
+@needs_tpu_compiler
+def test_a_large_model_fits_as_int8_where_it_does_not_in_bfloat16():
+    machine = topology.tpu("v5e:2x4")
+    target, draft = (model_of(models.read(name)) for name in ("llama2-70b", "llama-68m"))
+    needed = []
+    for int8 in ("", "weights"):
+        job = make_job(
+            target.quantized(int8), draft, strategy=recipes.mmtad(4, 4), mesh={"model": 8},
+            devices=machine.devices, batch=1, slots=2048,
+        )  # fmt: skip
+        needed.append(analytic(job, tpu=True).total)
+    assert needed[1] < usable(machine.chip) < needed[0]
+    assert needed[1] < 0.55 * needed[0]
 
 
 @needs_tpu_compiler
@@ -343,6 +388,7 @@ def test_for_tpus_that_are_not_here(name, layers, int8):
     assert memory.kept == pytest.approx(compiled.arguments, rel=0.01)
     if not int8:  # the other is so small that temporaries are a third of it
         assert memory.total == pytest.approx(compiled.arrays, rel=0.1)
+        assert 0.5 < memory.temporaries / compiled.temporaries < 2
     inside, outside = layer_counts(read_collectives(compiled.text).round)
     assert inside == {"all-reduce": 2 * layers} and sum(outside.values()) <= 2
     assert judge(job, machine.chip, memory, compiled, tpu=True).fits

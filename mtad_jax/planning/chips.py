@@ -1,8 +1,7 @@
 """What is published of each accelerator, for floors of time and estimates of energy."""
 
-import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def gpu(kind: str, memory: float) -> Chip:
     words = set(re.findall(r"[a-z0-9]+", kind.lower()))
     for name, own in _GPU_WORDS.items():
         if own <= words and not words & _OTHERS:
-            return dataclasses.replace(CHIPS[name], memory=memory or CHIPS[name].memory)
+            return replace(CHIPS[name], memory=memory or CHIPS[name].memory)
     return Chip(kind, memory, None, None, None, None, "unknown")
 
 

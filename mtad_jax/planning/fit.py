@@ -3,10 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from typing import cast
 
+from mtad_jax.models.base import LinenLM
 from mtad_jax.planning.chips import Chip
 from mtad_jax.planning.memory import Memory, analytic
-from mtad_jax.planning.program import Job, Program
+from mtad_jax.planning.program import Job, Program, bind
+from mtad_jax.quantize import PARTS
 
 RESERVE = 0.02
 """Share of a chip's memory that is left for other programs: prompts, results, the runtime."""
@@ -99,7 +102,7 @@ def judge(
         cures=(),
         refusal=refusal,
     )
-    return fit if fit.fits else dataclasses.replace(fit, cures=_cures(job, fit, memory))
+    return fit if fit.fits else dataclasses.replace(fit, cures=_cures(job, fit, memory, tpu=tpu))
 
 
 def estimate(
@@ -129,24 +132,45 @@ def largest(sizes: Iterable[int], fits: Callable[[int], bool]) -> int | None:
     return sizes[low - 1] if low else None
 
 
-def _cures(job: Job, fit: Fit, memory: Memory) -> tuple[str, ...]:
-    """Return what would make it fit, by the analytic count."""
-    over, cures = max(fit.needed - fit.usable, 1), []
-    weights, cache = memory.parts["target weights"], memory.parts["target cache"]
-    if "weights" not in job.target.model.int8:  # type: ignore[attr-defined]
-        saved = weights * (1 - 1 / job.target.dtype.itemsize)
-        verdict = "fits" if saved >= over else "is not enough"
-        cures.append(f"int8 weights of the target save {gib(saved)} GiB a chip: that {verdict}")
+def _cures(job: Job, fit: Fit, memory: Memory, *, tpu: bool) -> tuple[str, ...]:
+    """Return what would make it fit, by the analytic count.
+
+    Where the compiler refuses what the count allows, nobody knows how much is missing.
+    """
+    over = fit.needed - fit.usable
+    cures = _int8_cures(job, memory, over, tpu=tpu)
+    if over <= 0:
+        return (*cures, "a shorter context, a smaller batch or more chips may fit")
     if fit.context is not None and fit.context < job.slots:
         cures.append(f"a context of {fit.context} or less")
     if fit.batch is not None and fit.batch < job.batch:
         cures.append(f"a batch of {fit.batch} or less")
-    split = weights + cache
-    rest = fit.needed - split
-    if fit.usable > rest:
-        chips = math.ceil(split * job.mesh.size / (fit.usable - rest))
-        cures.append(f"at least {chips} such chips with the target split over all of them")
+    split = memory.parts["target weights"] + memory.parts["target cache"]
+    room = fit.usable - (fit.needed - split)
+    if room > 0:
+        data = job.mesh.shape["data"]  # these hold the same weights
+        shards = math.ceil(split * (job.mesh.size // data) / room)
+        over_all = "all of them" if data == 1 else f"{shards} of them, and data:{data}"
+        cures.append(f"at least {shards * data} such chips with the target split over {over_all}")
     return tuple(cures)
+
+
+def _int8_cures(job: Job, memory: Memory, over: int, *, tpu: bool) -> list[str]:
+    """Return what the target saves as int8: its weights, then its cache too if that is too little.
+
+    `over` is how many bytes are too many; unknown where it is not positive.
+    """
+    model, cures = cast(LinenLM, job.target.model), []
+    full = [part for part in PARTS if part not in model.int8]
+    for parts in (full[: n + 1] for n in range(len(full))):
+        other = dataclasses.replace(job, target=bind(model.quantized(parts), job.target.dtype))
+        saved = memory.total - analytic(other, tpu=tpu).total
+        verdict = "may fit" if over <= 0 else "fits" if saved >= over else "is not enough"
+        name = " and ".join(parts).replace("kv", "cache")
+        cures.append(f"int8 {name} of the target save {gib(saved)} GiB a chip: that {verdict}")
+        if verdict == "fits":
+            break
+    return cures
 
 
 def gib(size: float) -> str:
