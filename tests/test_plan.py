@@ -21,8 +21,8 @@ from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.hf import model_of
 from mtad_jax.planning import chips, topology
-from mtad_jax.planning.collectives import counts, layer_counts, read_collectives
-from mtad_jax.planning.costs import round_of, speed, tokens_of_rate
+from mtad_jax.planning.collectives import Collective, counts, layer_counts, read_collectives
+from mtad_jax.planning.costs import HOP_SECONDS, link_seconds, round_of, speed, tokens_of_rate
 from mtad_jax.planning.fit import judge, largest, usable
 from mtad_jax.planning.memory import analytic, padded_bytes
 from mtad_jax.planning.program import choose_mesh, compile_decode, make_job
@@ -141,6 +141,19 @@ def test_gpus_have_the_memory_that_was_measured():
     for kind in ("NVIDIA GH200 480GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA H100 PCIe"):
         found = chips.gpu(kind, 9e9)
         assert (found.name, found.memory, found.bandwidth) == (kind, 9e9, None)
+
+
+def test_collectives_go_around_a_ring():
+    target = model_of(TINY)
+    job = make_job(
+        target, None, strategy=recipes.sample(), mesh={"model": 2}, devices=jax.devices()[:2],
+        batch=1, slots=64,
+    )  # fmt: skip
+    reduce, gather = (Collective(kind, 600, "") for kind in ("all-reduce", "all-gather"))
+    chip = dataclasses.replace(V5P, link=1e3)
+    assert link_seconds(job, chip, (reduce,)) == pytest.approx(0.6 + HOP_SECONDS)
+    assert link_seconds(job, chip, (reduce, gather)) == pytest.approx(0.9 + 2 * HOP_SECONDS)
+    assert link_seconds(job, dataclasses.replace(chip, link=None), (reduce,)) is None
 
 
 def test_tokens_of_a_rate():

@@ -135,13 +135,16 @@ def _weights(lm: BoundLM, rows: int) -> tuple[int, int]:
 def link_seconds(job: Job, chip: Chip, collectives: tuple[Collective, ...]) -> float | None:
     """Return the modelled time of a round's collectives; None: the links are not published.
 
-    Each runs around a ring of the `model` axis: twice its bytes over the links, and a hop for each
-    other chip. Nothing is taken to overlap with computing.
+    Each runs around a ring of the chips that weights are split over: its bytes over the links once,
+    of an all-reduce twice, and a hop for each other chip. All links of a chip are taken to be used,
+    which a small slice cannot: it has no neighbours on some. Nothing is taken to overlap with
+    computing.
     """
     if chip.link is None:
         return None
     chips = job.mesh.shape["model"] * job.mesh.shape["fsdp"]
-    moved = sum(2 * c.bytes * (chips - 1) / chips for c in collectives)
+    passes = sum((2 if c.kind == "all-reduce" else 1) * c.bytes for c in collectives)
+    moved = passes * (chips - 1) / chips
     return len(collectives) * (chips - 1) * HOP_SECONDS + moved / chip.link
 
 
