@@ -17,6 +17,7 @@ from experiments import train_export
 from experiments.train_loop import Trainer
 from mtad_jax import checkpoint, cli
 from mtad_jax.models.base import BoundLM
+from mtad_jax.sharding import make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, e.g. configs/train_target.py; --config.seed=1 and so on change it."
@@ -24,6 +25,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 _DATA = flags.DEFINE_string("data_dir", None, "Folder that experiments.corpus wrote.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for checkpoints and export.")
 _TARGET = flags.DEFINE_string("target", None, "Checkpoint of the target to distil from.")
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices to split the run over: data (rows), fsdp (weights) and model (heads), "
+    "e.g. data:2,fsdp:4. Default: data, all devices.",
+)  # fmt: skip
 _RESUME = flags.DEFINE_bool("resume", False, "Go on from the latest checkpoint in --output.")
 
 # What may differ when a run goes on: what is still to come, and what it says meanwhile.
@@ -40,7 +45,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"no {tokenizer}: build it with python -m experiments.corpus")
     target = _read_target(config, _TARGET.value)
     check_output(output, config, _RESUME.value)
-    trainer = Trainer(config, data_dir, output, target, lambda line: print(line, flush=True))
+    mesh = None if _MESH.value is None else make_mesh(_MESH.value)
+    trainer = Trainer(config, data_dir, output, target, lambda line: print(line, flush=True), mesh)
     train_export.write_report(output / "recipe.json", config.to_dict())
     trainer.run()
     train_export.export(output / "export", trainer.model, trainer.state.params, tokenizer)

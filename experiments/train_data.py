@@ -61,15 +61,18 @@ def eval_batches(
         yield tokens[at].astype(np.int32)
 
 
-def check(tokens: np.ndarray, phases: tuple[Phase, ...], devices: int) -> None:
-    """Check that every phase can be cut from the data and split over the devices.
+def check(tokens: np.ndarray, phases: tuple[Phase, ...], split: int) -> None:
+    """Check that every phase can be cut from the data, and its batches into `split` parts.
 
     Raises:
       ValueError: it cannot.
     """
     for phase in phases:
-        if phase.rows % devices:
-            raise ValueError(f"{phase.rows} rows a batch do not split over {devices} devices")
+        if phase.rows % split:
+            raise ValueError(
+                f"{phase.rows} rows a batch do not split over the mesh's data:{split}: change the "
+                "rows of config.phases, or give --mesh a data axis that divides them"
+            )
         need = (phase.rows + 2) * phase.length
         if len(tokens) < need:
             raise ValueError(f"train.npy: {len(tokens)} tokens are fewer than a batch's {need}")

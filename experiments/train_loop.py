@@ -8,18 +8,19 @@ from typing import Any, cast
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from experiments import train_data, train_export, train_step
 from experiments.train_data import Phase
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.sharding import by_rows, make_mesh, replicated
 from mtad_jax.types import Array
 
 Metrics = Mapping[str, float]
 
 
 class Trainer:
-    """One run, data parallel over all devices.
+    """One run on a mesh.
 
     Attributes:
       config: the recipe.
@@ -35,21 +36,30 @@ class Trainer:
         output: Path,
         target: BoundLM | None,
         log: Callable[[str], None],
+        mesh: Mesh | None = None,
     ):
+        """Build the model and its optimizer; with no mesh, rows are split over all devices.
+
+        Raises:
+          ValueError: the data, the model and the mesh do not go together.
+        """
         self.config, self._log = config, log
+        self._mesh = mesh = make_mesh({"data": jax.device_count()}) if mesh is None else mesh
         self._phases = tuple(Phase(*phase) for phase in config.phases)
         self.total = sum(phase.steps for phase in self._phases)
         self.model = train_export.build_model(config.model)
-        self._train, self._held_out = _read_data(data_dir, self.model.vocab_size, self._phases)
-        mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-        self._by_row = NamedSharding(mesh, PartitionSpec("data"))
-        everywhere = NamedSharding(mesh, PartitionSpec())
+        laid = _lay_out(self.model, mesh)
+        rows = mesh.shape["data"]
+        self._train, self._held_out = _read_data(
+            data_dir, self.model.vocab_size, self._phases, rows
+        )
         optimizer = train_step.make_optimizer(config)
         state = train_step.init_state(self.model, optimizer, config.seed)
-        self.state: train_step.TrainState = jax.device_put(state, everywhere)
-        target = jax.device_put(target, everywhere)
-        self._step = train_step.make_step(self.model, optimizer, config, target)
-        self._eval = train_step.make_eval(self.model, target)
+        where = train_step.state_shardings(laid, optimizer, state)
+        self.state: train_step.TrainState = jax.device_put(state, where)
+        target = jax.device_put(target, replicated(mesh))
+        self._step = train_step.make_step(laid, optimizer, config, target, where)
+        self._eval = train_step.make_eval(laid, target)
         self._checkpoints = ocp.CheckpointManager(
             (output / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -91,7 +101,7 @@ class Trainer:
         self._checkpoints.close()
 
     def _put(self, batch: np.ndarray) -> Array:
-        return jax.device_put(batch, self._by_row)
+        return jax.device_put(batch, by_rows(self._mesh, batch))
 
     def _restore(self) -> int:
         """Load the latest checkpoint, if any, and return the steps done."""
@@ -110,15 +120,27 @@ class Trainer:
         self._checkpoints.save(done, args=args, force=done == self.total)
 
 
+def _lay_out(model: LinenLM, mesh: Mesh) -> LinenLM:
+    laid = model.on(mesh)
+    if laid.kv_repeat > 1:  # repeated heads would be trained apart
+        heads = model.config.num_kv_heads
+        raise ValueError(
+            f"mesh axis model:{mesh.shape['model']} is more than num_kv_heads={heads}, and "
+            f"training repeats no heads: use at most model:{heads}, and give the other devices to "
+            "another axis"
+        )
+    return laid
+
+
 def _read_data(
-    data_dir: Path, vocab_size: int, phases: tuple[Phase, ...]
+    data_dir: Path, vocab_size: int, phases: tuple[Phase, ...], split: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the training tokens and the held-out sets, checked against the recipe."""
+    """Return the training tokens and the held-out sets, checked; `split`: parts of a batch."""
     train = train_data.load_tokens(data_dir, "train")
     held_out = {
         name: train_data.load_tokens(data_dir, f"val_{name}") for name in train_data.VALIDATION
     }
-    train_data.check(train, phases, jax.device_count())
+    train_data.check(train, phases, split)
     for name, tokens in {"train": train, **held_out}.items():
         if tokens.max() >= vocab_size:
             raise ValueError(f"{name}: token {tokens.max()}, but vocab_size is {vocab_size}")

@@ -10,6 +10,7 @@ from flax import struct
 from jax.typing import ArrayLike
 
 from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.sharding import replicated
 from mtad_jax.types import Array, Float, Int, Params
 
 
@@ -53,6 +54,28 @@ def init_state(model: LinenLM, optimizer: optax.GradientTransformation, seed: in
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+def state_shardings(
+    model: LinenLM, optimizer: optax.GradientTransformation, state: TrainState
+) -> TrainState:
+    """Return where each part of a state lies; a parameter's moments lie as it does.
+
+    Args:
+      model: on a mesh.
+      optimizer: the state's.
+      state: anywhere.
+    """
+    assert model.layout is not None
+    params, whole = model.param_shardings(), replicated(model.layout.mesh)
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        state.opt_state,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, params, moments)  # type: ignore[arg-type]
+
+
 def losses(
     logits: Float[Array, "B T V"],
     labels: Int[Array, "B T"],
@@ -79,8 +102,9 @@ def make_step(
     optimizer: optax.GradientTransformation,
     config: Any,
     target: BoundLM | None,
+    where: TrainState,
 ) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:
-    """Return the jitted, state-donating update on one [B, T + 1] batch."""
+    """Return the jitted, state-donating update on one [B, T + 1] batch; states lie as `where`."""
     measure = _measure(model, target)
     ce_weight, kl_weight = config.cross_entropy, config.distill
 
@@ -95,7 +119,7 @@ def make_step(
         params = cast(Params, optax.apply_updates(state.params, updates))
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    jitted = jax.jit(step, donate_argnums=0)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
     target_params = None if target is None else target.params
     return lambda state, batch: jitted(state, target_params, batch)
 

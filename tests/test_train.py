@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from experiments.train_loop import Trainer
 from mtad_jax import checkpoint, cli
 from mtad_jax.models.base import BoundLM
 from mtad_jax.models.llama import llama_config
+from mtad_jax.sharding import make_mesh, parse_mesh
 
 VOCAB = 400  # sentencepiece_folder's
 MODEL = {
@@ -55,9 +57,10 @@ def data(tmp_path_factory):
     return folder
 
 
-def trained(config, data, output, target=None):
-    lines = []
-    trainer = Trainer(config, data, output, target, lines.append)
+def trained(config, data, output, target=None, mesh="data:1"):
+    lines, count = [], math.prod(parse_mesh(mesh).values())
+    mesh = make_mesh(mesh, jax.devices()[:count])
+    trainer = Trainer(config, data, output, target, lines.append, mesh)
     before = trainer.evaluate()
     trainer.run()
     after = trainer.evaluate()
@@ -83,6 +86,24 @@ def test_loss_falls(data, tmp_path):
     for name in train_data.VALIDATION:
         assert after[name]["cross_entropy"] < 0.7 * before[name]["cross_entropy"]
     assert lines[2].startswith("step 4/24 cross_entropy ")
+
+
+def test_a_mesh_changes_only_where_things_lie(data, tmp_path):
+    runs = {}
+    for mesh in ("data:1", "data:2,fsdp:2,model:2"):
+        config = recipe(phases=((3, 4, 16),))
+        config.model.num_kv_heads = 2
+        trainer, *_, after, _ = trained(config, data, tmp_path / mesh[-1] / "run", mesh=mesh)
+        runs[mesh] = trainer.state, after
+    (one, losses), (many, split_losses) = runs.values()
+    for name in train_data.VALIDATION:
+        assert losses[name] == pytest.approx(split_losses[name], rel=1e-4)
+    split = 0
+    for tree in (many.params, many.opt_state):
+        for leaf in jax.tree.leaves(tree):
+            split += leaf.ndim == 2 and leaf.addressable_shards[0].data.size * 4 == leaf.size
+    assert split == 3 * sum(leaf.ndim == 2 for leaf in jax.tree.leaves(one.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), one.params, many.params)
 
 
 def test_distillation_brings_the_draft_to_the_target(data, tmp_path):
@@ -158,7 +179,8 @@ def test_a_killed_run_resumes_bit_for_bit(data, tmp_path):
 def final_state(output, data):
     """The last checkpoint's f32 parameters and optimizer state, as bytes."""
     config = recipe(phases=((20, 4, 16), (4, 2, 32)))
-    trainer = Trainer(config, data, output, None, lambda line: None)
+    mesh = make_mesh("data:1", jax.devices()[:1])
+    trainer = Trainer(config, data, output, None, lambda line: None, mesh)
     trainer.run()
     trainer.close()
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(trainer.state)]
@@ -189,7 +211,12 @@ def test_wrong_input_is_one_line(capsys, monkeypatch, data, tmp_path):
         "other settings of seed": command(data, run, "--resume", "--config.seed=9"),
         "holds no run": command(data, other),
         "--target goes with": [draft, *command(data, tmp_path / "x")[1:]],
-        "fewer than a batch": command(data, tmp_path / "x", "--config.phases=((1,4000,16),)"),
+        "fewer than a batch": command(
+            data, tmp_path / "x", "--config.phases=((1,4000,16),)", "--mesh=fsdp:8"
+        ),
+        "do not split over the mesh's data:8": command(data, tmp_path / "x"),
+        "for 4 devices, but there are 8": command(data, tmp_path / "x", "--mesh=data:4"),
+        "training repeats no heads": command(data, tmp_path / "x", "--mesh=data:4,model:2"),
     }
     for message, arguments in cases.items():
         error = fails(capsys, monkeypatch, arguments)
