@@ -58,6 +58,12 @@ def values_of(*args):
     return values
 
 
+@pytest.fixture(autouse=True, scope="module")
+def eight_devices():
+    """Open the simulated devices before a plan asks for fewer."""
+    assert len(jax.devices()) == 8
+
+
 @pytest.fixture(scope="module")
 def large():
     """Llama-2-70B with its draft, speculative, on one endless chip."""
@@ -196,6 +202,17 @@ def test_largest(most):
 def test_the_chosen_mesh(name, batch, devices, mesh):
     found, why = choose_mesh(model_of(models.read(name)), batch, devices)
     assert tuple(found.values()) == mesh and f"model:{mesh[2]} is the most" in why
+
+
+def test_a_mesh_that_would_be_refused_is_not_chosen():
+    target = model_of(models.read("llama2-70b"))
+    with pytest.raises(ValueError, match="no mesh of 12 chips .* use one of 1,2,4,8,16 chips"):
+        choose_mesh(target, 1, 12)
+    assert choose_mesh(target, 3, 12)[0] == {"data": 3, "fsdp": 1, "model": 4}
+    narrow = model_of(models.read("opt-350m") | {"word_embed_proj_dim": 4})  # 16 heads
+    assert choose_mesh(narrow, 1, 64)[0] == {"data": 1, "fsdp": 4, "model": 16}
+    with pytest.raises(ValueError, match="no mesh of 128 chips"):
+        choose_mesh(narrow, 1, 128)
 
 
 HLO = """HloModule jit_run

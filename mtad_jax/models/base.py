@@ -142,11 +142,8 @@ class LinenLM:
         rules, repeat = [("batch", ("data",))], 1
         config: Any = self.config
         if not replicated:
-            split, fsdp = mesh.shape["model"], mesh.shape["fsdp"]
-            _check_divides("model", split, num_heads=config.num_heads, mlp_dim=config.mlp_dim)
-            word_dim = getattr(config, "word_dim", config.embed_dim)  # OPT's token table
-            _check_divides("fsdp", fsdp, embed_dim=config.embed_dim, word_dim=word_dim)
-            repeat = _kv_repeat(config.num_kv_heads, split)
+            split = mesh.shape["model"]
+            repeat = self.check_split(model=split, fsdp=mesh.shape["fsdp"])
             whole = ("model",)
             rules += [("heads", whole), ("kv_heads", whole), ("mlp", whole), ("embed", ("fsdp",))]
             rules += [("vocab", whole)] if config.vocab_size % split == 0 else []
@@ -154,6 +151,20 @@ class LinenLM:
             config = dataclasses.replace(config, num_kv_heads=config.num_kv_heads * repeat)
         module = self.module.clone(config=config, layout=Layout(mesh, Rules(tuple(rules))))
         return dataclasses.replace(self, module=module, kv_repeat=repeat)
+
+    def check_split(self, *, model: int, fsdp: int) -> int:
+        """Check that mesh axes of these sizes divide the model.
+
+        Returns how often each key/value head must be there.
+
+        Raises:
+          ValueError: heads, hidden units or width do not divide, naming sizes that do.
+        """
+        c: Any = self.config
+        _check_divides("model", model, num_heads=c.num_heads, mlp_dim=c.mlp_dim)
+        word_dim = getattr(c, "word_dim", c.embed_dim)  # OPT's token table
+        _check_divides("fsdp", fsdp, embed_dim=c.embed_dim, word_dim=word_dim)
+        return _kv_repeat(c.num_kv_heads, model)
 
     def quantized(self, int8: str | Iterable[str]) -> "LinenLM":
         """Return this model with weights, cache or both as int8; see `mtad_jax.quantize`.

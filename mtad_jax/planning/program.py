@@ -93,25 +93,44 @@ class DoesNotFit(ValueError):
 def choose_mesh(target: LinenLM, batch: int, devices: int) -> tuple[dict[str, int], str]:
     """Return the sizes of the mesh axes for so many devices, and why.
 
-    The largest `model` axis that the target's heads allow; what is left goes to `data` as far as
-    the batch divides, then to `fsdp`.
+    The largest `model` axis that the target allows; what is left goes to `data` as far as the batch
+    divides, then to `fsdp`.
+
+    Raises:
+      ValueError: no mesh of so many devices divides both, naming numbers that do.
     """
-    c = target.config
+    mesh = _mesh_of(target, batch, devices)
+    if mesh is None:
+        good = [n for n in range(1, 2 * devices) if _mesh_of(target, batch, n)]
+        raise ValueError(
+            f"no mesh of {devices} chips divides the target's heads and width and batch={batch}: "
+            f"use one of {','.join(map(str, good))} chips, or rows that --mesh=data:N divides"
+        )
+    heads = target.config.num_heads  # type: ignore[attr-defined]
+    why = f"chosen: model:{mesh['model']} is the most of {devices} that {heads} heads allow"
+    if mesh["data"] > 1:
+        why += f", data:{mesh['data']} divides {batch} rows"
+    if mesh["fsdp"] > 1:
+        why += f", fsdp:{mesh['fsdp']} is what is left"
+    return mesh, why
 
-    def fits(size: int) -> bool:
-        if devices % size or c.num_heads % size or c.mlp_dim % size:
-            return False
-        return c.num_kv_heads % size == 0 or size % c.num_kv_heads == 0
 
-    model = max(size for size in range(1, devices + 1) if fits(size))
-    data = math.gcd(batch, devices // model)
-    fsdp = devices // model // data
-    why = f"chosen: model:{model} is the most of {devices} that {c.num_heads} heads allow"
-    if data > 1:
-        why += f", data:{data} divides {batch} rows"
-    if fsdp > 1:
-        why += f", fsdp:{fsdp} is what is left"
-    return {"data": data, "fsdp": fsdp, "model": model}, why
+def _mesh_of(target: LinenLM, batch: int, devices: int) -> dict[str, int] | None:
+    """Return the first choice among meshes that the target and the batch allow; None: no mesh."""
+    for model in _divisors(devices):
+        for data in _divisors(math.gcd(batch, devices // model)):
+            fsdp = devices // model // data
+            try:
+                target.check_split(model=model, fsdp=fsdp)
+            except ValueError:
+                continue
+            return {"data": data, "fsdp": fsdp, "model": model}
+    return None
+
+
+def _divisors(number: int) -> list[int]:
+    """Return all divisors, the largest first."""
+    return [n for n in range(number, 0, -1) if number % n == 0]
 
 
 def bind(model: LinenLM, dtype: Any) -> BoundLM:
@@ -142,41 +161,54 @@ def make_job(
 
     Args:
       target, draft: the models, on no mesh.
-      strategy: the decoding rule.
-      mesh: size of each axis.
-      devices: of all chips.
-      batch: rows.
-      slots: cache slots a row; the text gets all but the rule's scratch.
+      strategy, settings: the rule, and more of `generate`'s settings, such as `warp`.
+      mesh, devices: size of each axis, and all chips.
+      batch, slots: rows, and cache slots of each: text and the rule's scratch.
       prompt: tokens of the longest prompt; None: 512, at most half the slots.
       dtype: of weights and caches.
       shard_draft: split the draft like the target; else every chip holds all of it.
-      settings: more of `generate`'s, such as `warp`.
 
     Raises:
       ValueError: as `generate`; sizes that do not divide; no room for a prompt and a token.
     """
     checks.check_count("batch", batch, 1)
     prompt = min(_PREFILL, max(slots // 2, 1)) if prompt is None else prompt
-    new = slots - prompt - strategy.scratch(slots)
-    if prompt < 1 or new < 1:
-        raise ValueError(
-            f"context={slots} has no room for a prompt of {prompt}, a new token and "
-            f"{strategy.scratch(slots)} scratch slots: raise --context or lower --prompt"
-        )
+    new = _new_tokens(slots, prompt, strategy.scratch(slots))
     arranged = make_mesh(mesh, devices)
     lm = bind(target.on(arranged), dtype)
-    small = None
-    if strategy.needs_draft:
-        assert draft is not None
-        small = checks.check_draft(
-            lm, bind(draft.on(arranged, replicated=not shard_draft), dtype), strategy
-        )
+    small = _draft_of(lm, draft, strategy, replicated=not shard_draft)
     asked: Settings = {"max_new_tokens": new, "slots": slots, **(settings or {})}  # type: ignore
     length = np.full(batch, prompt, np.int32)
-    plan = check_settings(asked, length, strategy=strategy, target=lm, draft=small)
+    controls = check_settings(asked, length, strategy=strategy, target=lm, draft=small).controls
     checks.check_rows(batch, arranged)
     scratch = strategy.scratch(new)
-    return Job(lm, small, strategy, plan.controls, batch, slots, scratch, prompt, arranged)
+    return Job(lm, small, strategy, controls, batch, slots, scratch, prompt, arranged)
+
+
+def _draft_of(
+    target: BoundLM, draft: LinenLM | None, strategy: Strategy, *, replicated: bool
+) -> BoundLM | None:
+    """Return the draft on the target's mesh, checked against it; None: the rule needs none."""
+    if not strategy.needs_draft:
+        return None
+    assert draft is not None and target.mesh is not None
+    laid_out = draft.on(target.mesh, replicated=replicated)
+    return checks.check_draft(target, bind(laid_out, target.dtype), strategy)
+
+
+def _new_tokens(slots: int, prompt: int, scratch: int) -> int:
+    """Return the tokens that a row of so many cache slots has room for.
+
+    Raises:
+      ValueError: none.
+    """
+    new = slots - prompt - scratch
+    if prompt < 1 or new < 1:
+        raise ValueError(
+            f"context={slots} has no room for a prompt of {prompt}, a new token and {scratch} "
+            "scratch slots: raise --context or lower --prompt"
+        )
+    return new
 
 
 def _settings_of(job: Job) -> tuple[Strategy, Controls]:
