@@ -16,7 +16,7 @@ _LAST_WORDS = re.compile(  # what is written from here on belongs to an abort or
     rb"F[0-9]{4} [0-9:.]+ +[0-9]+ |[WE][0-9]{4} [0-9:.]+ +[0-9]+ (coordination|preemption)_|"
     rb"Fatal Python error|Traceback \(most recent call last\)"
 )
-_GLOO = re.compile(rb"\[Gloo\] |[0-9 ]*is connected to [0-9]+ peer ranks")
+_GLOO = re.compile(rb"(\[Gloo\] |^[0-9 ]*is connected to [0-9]+ peer ranks)[^\n]*\n?")
 _OF_ANOTHER = re.compile(r"Gloo|NCCL|(reset|closed) by peer")
 _MEANING = (  # of what the runtime says when it aborts
     (
@@ -110,7 +110,8 @@ class Child:
         self._line(rest)
 
     def _line(self, line: bytes) -> None:
-        if not line or _GLOO.match(line):
+        line = _GLOO.sub(b"", line)  # which may come behind a progress bar
+        if not line:
             return
         if line.startswith(b"error: "):
             self._error = line.removeprefix(b"error: ").strip()

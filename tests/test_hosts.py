@@ -1,5 +1,6 @@
 """A run of several local processes: one process's output, and one clear line when it fails."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ import mtad_jax
 from checkpoints_convert.engine import from_hf
 from experiments import benchmark, supervise
 from experiments import generate as program
+from experiments.child import Child
 from mtad_jax.hosts import checkpoint_digest, code_digest, find_place, first_difference
 from mtad_jax.pipeline import Pipeline
 
@@ -189,6 +191,14 @@ def test_other_code_is_refused(tmp_path):
         first, second = processes.errors()
     assert first == second and len(first) == 1
     assert first[0].startswith("error: process 1 differs from process 0 in the code of mtad_jax")
+
+
+def test_the_runtimes_chatter_is_left_out_wherever_it_comes(capfdbinary):
+    chatter = b"Rank 0 is connected to 1 peer ranks. Expected number of peer ranks is : 1\n"
+    child = Child(cast(asyncio.subprocess.Process, None))
+    for line in (b"[Gloo] " + chatter, b"\r  0%|   | 0/4 [Gloo] " + chatter, chatter[5:], b"end\n"):
+        child._line(line)
+    assert capfdbinary.readouterr().err == b"\r  0%|   | 0/4 end\n"
 
 
 @pytest.mark.parametrize(("processes", "decoded"), [(1, 1), (2, 5)])
