@@ -72,7 +72,7 @@ def read_acceptance(values: flags.FlagValues) -> Acceptance:
 
 
 def _read_trace(path: Path) -> list[tuple[Candidate, Mapping[str, Any]]]:
-    """Return the rule and the row of each line of an output of the generate runner.
+    """Return the rule and the row of each line of an output of experiments.generate.
 
     Raises:
       ValueError: a line is something else, or there is none.
@@ -87,11 +87,11 @@ def _read_trace(path: Path) -> list[tuple[Candidate, Mapping[str, Any]]]:
             found.append((Candidate.of(str(given.pop("strategy")), **given), row))
         except (KeyError, TypeError, AttributeError, AssertionError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"{path}:{number}: no row of the generate runner with `rule`, `tokens` and "
+                f"{path}:{number}: no row of experiments.generate with `rule`, `tokens` and "
                 "`stats`: give its --output, or --acceptance_rate instead"
             ) from error
     if not found:
-        raise ValueError(f"{path}: no rows: give an output of the generate runner")
+        raise ValueError(f"{path}: no rows: give an output of experiments.generate")
     return found
 
 

@@ -320,7 +320,7 @@ def test_bad_input(args, message, monkeypatch):
 def test_a_trace_must_be_one(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"tokens": [1], "stats": {"rounds": 1}}\n')
-    with pytest.raises(ValueError, match="rows.jsonl:1: no row of the generate runner with `rule`"):
+    with pytest.raises(ValueError, match="rows.jsonl:1: no row of experiments.generate with"):
         read_acceptance(values_of(f"--trace={path}"))
 
 
