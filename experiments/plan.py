@@ -19,10 +19,10 @@ from configs import models as presets
 from experiments.plan_rules import Acceptance, read_acceptance, rules_of
 from experiments.rules import define_strategy_flags, read_rule, read_strategy
 from experiments.settings import (
-    INT8_FLAGS,
     check_models,
     check_no_draft_flags,
     define_draft_warp_flags,
+    define_placement_flags,
     define_warp_flags,
     read_draft_warp,
     read_warp,
@@ -65,11 +65,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text("topology", None, "TPUs, kind:shape, such as v5p:2x2x1, v5e:4x4, v6e:2x4, v4:2x2x1.",
          flag_values=values)  # fmt: skip
     text("backend", None, "Instead: cpu or gpu, the devices of this machine.", flag_values=values)
-    text("mesh", None, "Sizes of data, fsdp and model. Default: chosen.", flag_values=values)
-    switch("shard_draft", False, "Split the draft like the target.", flag_values=values)
-    for flag in INT8_FLAGS:
-        meaning = "Parts of it that are int8: weights, kv (the cache) or weights,kv."
-        text(flag, "", meaning, flag_values=values)
+    define_placement_flags(values, mesh_default="chosen")
     flags.DEFINE_enum("dtype", "bfloat16", _DTYPES, "Of weights and caches.", flag_values=values)
     define_strategy_flags(values)
     define_warp_flags(values)
@@ -78,8 +74,8 @@ def define_flags(values: flags.FlagValues) -> None:
     whole("context", 2048, "Cache slots of a row: prompt, text and scratch.", flag_values=values)
     whole("prompt", None, "Tokens of the longest prompt. Default: 512, at most half the context.",
           flag_values=values)  # fmt: skip
-    flags.DEFINE_list("trace", None, "Outputs of the generate runner: how many tokens a call of "
-                      "the target gave.", flag_values=values)  # fmt: skip
+    flags.DEFINE_list("trace", None, "Outputs of experiments.generate: how many tokens a call "
+                      "of the target gave.", flag_values=values)  # fmt: skip
     flags.DEFINE_list("acceptance_rate", None, "Chance that a drafted token is accepted: 0.7, or "
                       "by rule: speculative:0.6,mtad:0.8.", flag_values=values)  # fmt: skip
     real("watts", None, "Power of a chip. Default: see docs/plan.md.", flag_values=values)

@@ -88,13 +88,22 @@ def define_model_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )  # fmt: skip
     text("draft", None, "Checkpoint folder of the small model, of --target.", flag_values=values)
+    define_placement_flags(values, mesh_default="the first device")
+
+
+def define_placement_flags(values: flags.FlagValues, *, mesh_default: str) -> None:
+    """Define what of the models is int8, and which devices hold what of them.
+
+    `mesh_default` says what happens without --mesh.
+    """
+    text = flags.DEFINE_string
     for flag in INT8_FLAGS:
         who = flag.removesuffix("_int8")
         meaning = f"What of the {who} is int8: weights, kv (the cache) or weights,kv."
         text(flag, "", meaning, flag_values=values)
     text(
         "mesh", None, "Devices to split the models over: data (rows), fsdp (weights) and model "
-        "(heads), e.g. data:1,model:4. Default: the first device.", flag_values=values,
+        f"(heads), e.g. data:1,model:4. Default: {mesh_default}.", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool(
         "shard_draft", False, "Split the draft like the target. Default: whole on every device.",
