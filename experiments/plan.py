@@ -9,6 +9,7 @@ mean. Exit code 1 where it does not fit.
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,7 @@ def _compile(job: Job, machine: Machine, counted: int) -> tuple[Program | None, 
     """
     if counted > machine.chip.memory:
         return None, None
+    print(f"compiling for {machine.name} (a large model: minutes) ...", file=sys.stderr, flush=True)
     try:
         return compile_decode(job), None
     except DoesNotFit as error:
