@@ -142,10 +142,7 @@ def write_rows(
     samples = settings.samples
     total = samples * len(ids)
     try:
-        with (
-            writer,
-            tqdm(total=total, unit="text", disable=not is_first()) as bar,
-        ):
+        with writer, tqdm(total=total, unit="text", disable=not is_first()) as bar:
             start = bar.initial = bar.n = from_first(writer.count)
             batches = decode_batches(pipe, prompts, ids, settings, batch_size, start)
             for first, rows, seconds in batches:

@@ -241,9 +241,10 @@ def _job(values: flags.FlagValues, machine: Machine) -> tuple[Job, str]:
     strategy = read_strategy(values, request)
     target = _model(values.target, values.target_int8)
     draft = _model(values.draft, values.draft_int8) if values.draft else None
-    mesh, why = (None, "") if values.mesh is None else (parse_mesh(values.mesh), "")
-    if mesh is None:
+    if values.mesh is None:
         mesh, why = choose_mesh(target, values.batch_size, len(machine.devices))
+    else:
+        mesh, why = parse_mesh(values.mesh), ""
     settings: dict[str, Any] = {"warp": warp, "eos_id": 2}
     if draft_warp is not None:
         settings["draft_warp"] = draft_warp
