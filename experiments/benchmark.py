@@ -36,7 +36,7 @@ from experiments.settings import (
 )
 from mtad_jax import cli, recipes
 from mtad_jax.decode.strategy import Request
-from mtad_jax.hosts import is_first
+from mtad_jax.devices.hosts import is_first
 from mtad_jax.warp import Warp
 
 BEAM_WIDTH = 4

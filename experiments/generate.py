@@ -39,7 +39,7 @@ from experiments.settings import (
     setting_flags,
 )
 from mtad_jax import cli
-from mtad_jax.hosts import from_first, is_first
+from mtad_jax.devices.hosts import from_first, is_first
 from mtad_jax.pipeline import Completion, Pipeline
 
 SOURCES = ("prompt", "prompt_ids", "prompts")

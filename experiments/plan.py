@@ -32,6 +32,7 @@ from mtad_jax import cli, recipes
 from mtad_jax.atomic import new_file
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode.strategy import Request
+from mtad_jax.devices.sharding import parse_mesh
 from mtad_jax.hf import model_of
 from mtad_jax.hf_reader import read_json
 from mtad_jax.models.base import LinenLM
@@ -51,7 +52,6 @@ from mtad_jax.planning.program import (
 )
 from mtad_jax.planning.report import Plan, as_json, lines_of
 from mtad_jax.planning.topology import Machine
-from mtad_jax.sharding import parse_mesh
 
 _DTYPES = ("bfloat16", "float32")
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Coroutine
 from typing import Any
 
-from mtad_jax.hosts import END_S, Place, first_difference
+from mtad_jax.devices.hosts import END_S, Place, first_difference
 
 BEAT_S = 5.0
 """Seconds between two signs of life."""

@@ -27,7 +27,7 @@ from experiments.output import rows_kept
 from experiments.roll import Answerer, Caller, make_roll
 from experiments.tasks import stories
 from mtad_jax import cli
-from mtad_jax.hosts import Place, checkpoint_digest, code_digest, find_place, join
+from mtad_jax.devices.hosts import Place, checkpoint_digest, code_digest, find_place, join
 
 _NAMES = ("coordinator", "num_processes", "process_id", "join_timeout", "supervisor")
 # The texts do not depend on these; of checkpoints the content is compared, not the name.

@@ -16,8 +16,8 @@ from ml_collections import config_flags
 from experiments import train_export
 from experiments.train_loop import Trainer
 from mtad_jax import checkpoint, cli
+from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.base import BoundLM
-from mtad_jax.sharding import make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, e.g. configs/train_target.py; --config.seed=1 and so on change it."

@@ -9,8 +9,8 @@ import optax
 from flax import struct
 from jax.typing import ArrayLike
 
+from mtad_jax.devices.sharding import replicated
 from mtad_jax.models.base import BoundLM, LinenLM
-from mtad_jax.sharding import replicated
 from mtad_jax.types import Array, Float, Int, Params
 
 

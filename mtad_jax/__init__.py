@@ -8,10 +8,10 @@ from mtad_jax.checkpoint import LoadedModel, load
 from mtad_jax.decode.certificate import Certificate, certificate
 from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
+from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
 from mtad_jax.pipeline import Completion, Pipeline
 from mtad_jax.saving import save
-from mtad_jax.sharding import make_mesh
 from mtad_jax.tokenizers import Tokenizer, load_tokenizer
 from mtad_jax.warp import Warp
 

@@ -13,7 +13,7 @@ from flax import struct
 from jax import lax
 
 from mtad_jax import quantize as int8
-from mtad_jax.sharding import Axes, Layout, constrain
+from mtad_jax.devices.sharding import Axes, Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
 
 CACHE_AXES = ("batch", "kv_heads", "slots", "head_dim")

@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from mtad_jax import orbax_io, tokenizers
+from mtad_jax.devices.sharding import is_spec
 from mtad_jax.hf import model_of
 from mtad_jax.hf_params import Layout, check_params, to_params
 from mtad_jax.hf_reader import SIDE_FILES, inner_file, inner_folder, open_folder, read_json
 from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.models.base import BoundLM, LinenLM
 from mtad_jax.quantize import QArray, check_compute_dtype, quantize_param
-from mtad_jax.sharding import is_spec
 
 FORMAT_VERSION = 1
 """Raised when an older reader would misread a newer folder."""
@@ -89,7 +89,7 @@ def load(
       dtype: of the parameters and of all computing. None: as stored (the widest, if there are
         several), except that bfloat16 and float16 become float32 on the CPU backend, where they
         compute 4 to 9 times slower. Give a dtype to have it whatever the backend.
-      mesh: of `mtad_jax.sharding.make_mesh`; None: the first device.
+      mesh: of `mtad_jax.devices.sharding.make_mesh`; None: the first device.
       replicated: on a mesh: every device holds the whole model.
       int8: what is held as int8: "weights", "kv" (the cache), or "weights,kv". Each matrix is
         rounded on its devices as soon as it is there, before the next is read.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import qwix
 from jax.sharding import PartitionSpec
 
-from mtad_jax.sharding import Axes, Layout, constrain
+from mtad_jax.devices.sharding import Axes, Layout, constrain
 from mtad_jax.types import Array, Float, Int
 
 PARTS = ("weights", "kv")

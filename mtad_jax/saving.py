@@ -12,12 +12,12 @@ from jax.sharding import PartitionSpec
 from mtad_jax import orbax_io
 from mtad_jax.atomic import new_folder
 from mtad_jax.checkpoint import FORMAT_VERSION, LoadedModel, Metadata
+from mtad_jax.devices.sharding import is_spec
 from mtad_jax.hf_params import Layout
 from mtad_jax.hf_reader import SIDE_FILES, copy_files
 from mtad_jax.hf_writer import with_dtype, write_json
 from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, from_array
 from mtad_jax.models.base import LinenLM
-from mtad_jax.sharding import is_spec
 
 _MARGIN = 16_000_000  # bytes beside the weights: tokenizer, metadata, file system blocks
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mtad_jax import BoundLM, LinenLM
+from mtad_jax.devices.sharding import make_mesh, parse_mesh
 from mtad_jax.models.llama import Llama, LlamaConfig
-from mtad_jax.sharding import make_mesh, parse_mesh
 
 VOCAB = 64
 

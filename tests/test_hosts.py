@@ -26,7 +26,7 @@ from checkpoints_convert.engine import from_hf
 from experiments import benchmark, supervise
 from experiments import generate as program
 from experiments.child import Child
-from mtad_jax.hosts import checkpoint_digest, code_digest, find_place, first_difference
+from mtad_jax.devices.hosts import checkpoint_digest, code_digest, find_place, first_difference
 from mtad_jax.pipeline import Pipeline
 
 ROOT = Path(__file__).parent.parent

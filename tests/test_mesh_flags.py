@@ -8,7 +8,7 @@ from hf_folders import LLAMA, random_tensors, write_folder
 from experiments import benchmark, calibrate, demo, generate
 from experiments.settings import load_models, setting_flags
 from mtad_jax import checkpoint
-from mtad_jax.sharding import make_mesh
+from mtad_jax.devices.sharding import make_mesh
 
 PROMPT = "--prompt_ids=1,5"
 MESH = "--mesh=data:4,fsdp:2"

@@ -19,6 +19,7 @@ from experiments import plan as program
 from experiments.plan_rules import read_acceptance, rules_of
 from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.hf import model_of
 from mtad_jax.planning import chips, topology
 from mtad_jax.planning.collectives import Collective, counts, layer_counts, read_collectives
@@ -26,7 +27,6 @@ from mtad_jax.planning.costs import HOP_SECONDS, link_seconds, round_of, speed, 
 from mtad_jax.planning.fit import judge, largest, usable
 from mtad_jax.planning.memory import analytic, padded_bytes
 from mtad_jax.planning.program import choose_mesh, compile_decode, make_job
-from mtad_jax.sharding import make_mesh
 
 ROOT = Path(__file__).resolve().parents[1]
 V5P = chips.CHIPS["v5p"]

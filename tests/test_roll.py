@@ -8,7 +8,7 @@ import pytest
 
 from experiments import roll as rolls
 from experiments.roll import Answerer, make_roll
-from mtad_jax.hosts import Place
+from mtad_jax.devices.hosts import Place
 
 FACTS = {"--num_processes": "3", "--top_p": "0.9"}
 

@@ -17,11 +17,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 import mtad_jax
 from checkpoints_convert import engine
 from mtad_jax import checkpoint, hf_writer, orbax_io
+from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.hf import model_of
 from mtad_jax.hf_params import Layout, to_tensors
 from mtad_jax.lazy import LazyTensor, from_array
 from mtad_jax.pipeline import Pipeline
-from mtad_jax.sharding import make_mesh
 
 CONFIG = LLAMA | {
     "hidden_size": 32,
@@ -205,7 +205,7 @@ jax.config.update("jax_num_cpu_devices", 8 // int(count))
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
 import mtad_jax
-from mtad_jax.sharding import make_mesh
+from mtad_jax.devices.sharding import make_mesh
 mesh = make_mesh("fsdp:2,model:4")
 
 def resident():

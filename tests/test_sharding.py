@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from mtad_jax import generate, recipes, stream
 from mtad_jax.decode.checks import check_rows
-from mtad_jax.sharding import Rules, make_mesh, parse_mesh
+from mtad_jax.devices.sharding import Rules, make_mesh, parse_mesh
 
 
 def refused(message: str):

@@ -9,6 +9,7 @@ import pytest
 
 from configs import models
 from mtad_jax import recipes
+from mtad_jax.devices.sharding import parse_mesh
 from mtad_jax.hf import model_of
 from mtad_jax.planning import topology
 from mtad_jax.planning.collectives import layer_counts, read_collectives
@@ -22,7 +23,6 @@ from mtad_jax.planning.program import (
     make_job,
     state_of,
 )
-from mtad_jax.sharding import parse_mesh
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the tpu extra is not installed"

@@ -18,9 +18,9 @@ from experiments import train, train_data, train_export
 from experiments.train_data import Phase
 from experiments.train_loop import Trainer
 from mtad_jax import checkpoint, cli
+from mtad_jax.devices.sharding import make_mesh, parse_mesh
 from mtad_jax.models.base import BoundLM
 from mtad_jax.models.llama import llama_config
-from mtad_jax.sharding import make_mesh, parse_mesh
 
 VOCAB = 400  # sentencepiece_folder's
 MODEL = {

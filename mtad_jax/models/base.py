@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from mtad_jax import cache as kv
 from mtad_jax import quantize as q8
-from mtad_jax.sharding import Layout, Rules, check_axes, constrain, is_spec, mesh_of
+from mtad_jax.devices.sharding import Layout, Rules, check_axes, constrain, is_spec, mesh_of
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
 

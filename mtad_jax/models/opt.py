@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mtad_jax import cache as kv
+from mtad_jax.devices.sharding import Layout, constrain
 from mtad_jax.models import layers
-from mtad_jax.sharding import Layout, constrain
 from mtad_jax.types import Array, Bool, Float, Int
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}

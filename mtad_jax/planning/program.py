@@ -17,8 +17,8 @@ from mtad_jax.decode.loop import empty_state, run
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.strategy import Strategy
+from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models.base import BoundLM, LinenLM
-from mtad_jax.sharding import by_rows, make_mesh, replicated
 
 _PREFILL = 512  # prompt tokens unless told otherwise
 
