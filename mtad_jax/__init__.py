@@ -12,7 +12,7 @@ from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
 from mtad_jax.pipeline import Completion, Pipeline
 from mtad_jax.saving import save
-from mtad_jax.tokenizers import Tokenizer, load_tokenizer
+from mtad_jax.text.tokenizer import Tokenizer, load_tokenizer
 from mtad_jax.warp import Warp
 
 __all__ = [

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mtad_jax import orbax_io, tokenizers
+from mtad_jax import orbax_io
 from mtad_jax.devices.sharding import is_spec
 from mtad_jax.hf import model_of
 from mtad_jax.hf_params import Layout, check_params, to_params
@@ -23,6 +23,7 @@ from mtad_jax.hf_reader import SIDE_FILES, inner_file, inner_folder, open_folder
 from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.models.base import BoundLM, LinenLM
 from mtad_jax.quantize import QArray, check_compute_dtype, quantize_param
+from mtad_jax.text import tokenizer as tokenizers
 
 FORMAT_VERSION = 1
 """Raised when an older reader would misread a newer folder."""

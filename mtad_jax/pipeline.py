@@ -9,7 +9,7 @@ from typing import Any, Unpack, cast
 import numpy as np
 from jax.sharding import Mesh
 
-from mtad_jax import checkpoint, tokenizers
+from mtad_jax import checkpoint
 from mtad_jax.checkpoint import LoadedModel
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.checks import check_draft, check_ends, check_prompts
@@ -17,8 +17,9 @@ from mtad_jax.decode.loop import ALL_ROUNDS
 from mtad_jax.decode.result import ENDINGS, DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.strategy import Strategy
-from mtad_jax.detokenize import StopTrimmer
 from mtad_jax.models.base import BoundLM
+from mtad_jax.text import tokenizer as tokenizers
+from mtad_jax.text.stream import StopTrimmer
 from mtad_jax.types import Int
 
 _ROUNDS_BETWEEN_STOP_CHECKS = 8  # stop strings are looked for on the host

@@ -14,8 +14,9 @@ import pytest
 from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, random_params, random_tensors, write_folder
 
 from checkpoints_convert import engine
-from mtad_jax import checkpoint, hf_writer, orbax_io, tokenizers
+from mtad_jax import checkpoint, hf_writer, orbax_io
 from mtad_jax.lazy import from_array
+from mtad_jax.text import tokenizer as tokenizers
 
 
 def same(a, b):

@@ -14,14 +14,14 @@ import tiny_tokenizers as tiny
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import models
 
-from mtad_jax.detokenize import (
+from mtad_jax.text.stream import (
     StopTrimmer,
     StreamDecoder,
     find_stop,
     tokens_covering,
     trim_at_stop,
 )
-from mtad_jax.tokenizers import load_tokenizer, same_vocabulary
+from mtad_jax.text.tokenizer import load_tokenizer, same_vocabulary
 
 DATA_DIR = Path(os.environ.get("MTAD_DATA", Path(__file__).parents[2] / "shared" / "data"))
 REAL = DATA_DIR / "tokenizers"

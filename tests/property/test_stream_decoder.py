@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny_tokenizers as tiny  # noqa: E402
 
-from mtad_jax.detokenize import (  # noqa: E402
+from mtad_jax.text.stream import (  # noqa: E402
     StopTrimmer,
     StreamDecoder,
     find_stop,
     tokens_covering,
     trim_at_stop,
 )
-from mtad_jax.tokenizers import load_tokenizer  # noqa: E402
+from mtad_jax.text.tokenizer import load_tokenizer  # noqa: E402
 
 check = settings(
     max_examples=60,

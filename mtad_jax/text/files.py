@@ -1,7 +1,7 @@
 """Reads tokenizer files into one plain form: an encode function and the bytes of every token.
 
 Every kind of tokenizer that Llama and OPT folders hold turns tokens into text by joining bytes, so
-a table from id to bytes is all that decoding needs; `mtad_jax.tokenizers` builds on that.
+a table from id to bytes is all that decoding needs; `mtad_jax.text.tokenizer` builds on that.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ import sentencepiece
 import tokenizers as hf
 
 from mtad_jax.errors import one_line
-from mtad_jax.token_bytes import SPACE, byte_piece, decoder_bytes
-from mtad_jax.tokenizer_settings import AddedToken, Settings, parse_json, read_json
+from mtad_jax.text.settings import AddedToken, Settings, parse_json, read_json
+from mtad_jax.text.token_bytes import SPACE, byte_piece, decoder_bytes
 
 # Appended to a model, this protobuf message is merged into it: normalizer_spec (field 3) with
 # add_dummy_prefix (field 3) false. The library has no setting for it.

@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Iterable, Sequence
 
-from mtad_jax.tokenizers import Tokenizer
+from mtad_jax.text.tokenizer import Tokenizer
 
 __all__ = ["StopTrimmer", "StreamDecoder", "find_stop", "tokens_covering", "trim_at_stop"]
 

@@ -2,7 +2,7 @@
 
 `load_tokenizer` reads `tokenizer.json`, else sentencepiece's `tokenizer.model`, else `vocab.json`
 with `merges.txt`. Nothing in the folder is executed. Streaming and stop strings are in
-`mtad_jax.detokenize`.
+`mtad_jax.text.stream`.
 """
 
 import os
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mtad_jax import tokenizer_files, tokenizer_settings
+from mtad_jax.text import files as tokenizer_files
+from mtad_jax.text import settings as tokenizer_settings
 
 __all__ = ["Tokenizer", "load_tokenizer", "same_vocabulary"]
 
