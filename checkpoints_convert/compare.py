@@ -10,10 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax import checkpoint
-from mtad_jax.checkpoint import read_metadata
-from mtad_jax.hf import model_of
-from mtad_jax.hf_reader import open_folder
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf.families import model_of
+from mtad_jax.checkpoints.hf.read import open_folder
+from mtad_jax.checkpoints.load import read_metadata
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array
 

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from mtad_jax import orbax_io
-from mtad_jax.atomic import new_folder
-from mtad_jax.checkpoint import FORMAT_VERSION, Metadata, open_params, read_metadata
-from mtad_jax.hf_params import to_params, to_tensors
-from mtad_jax.hf_reader import (
+from mtad_jax.checkpoints import arrays
+from mtad_jax.checkpoints.atomic import new_folder
+from mtad_jax.checkpoints.hf.params import to_params, to_tensors
+from mtad_jax.checkpoints.hf.read import (
     SIDE_FILES,
     copy_files,
     inner_file,
@@ -21,8 +20,15 @@ from mtad_jax.hf_reader import (
     read_json,
     read_safetensors,
 )
-from mtad_jax.hf_writer import SHARD_BYTES, with_dtype, write_json, write_safetensors, write_tensors
-from mtad_jax.saving import dtype_name, folder_bytes
+from mtad_jax.checkpoints.hf.write import (
+    SHARD_BYTES,
+    with_dtype,
+    write_json,
+    write_safetensors,
+    write_tensors,
+)
+from mtad_jax.checkpoints.load import FORMAT_VERSION, Metadata, open_params, read_metadata
+from mtad_jax.checkpoints.save import dtype_name, folder_bytes
 
 _IGNORED = "ignored.safetensors"
 
@@ -56,7 +62,7 @@ def from_hf(
     )
     with new_folder(output, overwrite=overwrite, need_bytes=folder_bytes(target)) as temporary:
         with _Progress(target, "from_hf") as ticking:
-            orbax_io.save(temporary / "params", ticking)
+            arrays.save(temporary / "params", ticking)
         if layout.ignored:
             ignored = {key: folder.tensors[key] for key in layout.ignored}
             write_safetensors(temporary / _IGNORED, ignored)

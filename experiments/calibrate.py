@@ -36,10 +36,10 @@ from experiments.settings import (
     setting_flags,
 )
 from mtad_jax import cli, recipes
-from mtad_jax.atomic import new_file
 from mtad_jax.calibration.candidates import shown
 from mtad_jax.calibration.decide import Floor, check_floor
 from mtad_jax.calibration.report import Calibration
+from mtad_jax.checkpoints.atomic import new_file
 from mtad_jax.pipeline import Pipeline
 
 _BUILT_IN = 16  # prompts, half story openings and half questions about databases

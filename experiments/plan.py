@@ -29,12 +29,12 @@ from experiments.settings import (
     read_warp,
 )
 from mtad_jax import cli, recipes
-from mtad_jax.atomic import new_file
 from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.checkpoints.atomic import new_file
+from mtad_jax.checkpoints.hf.families import model_of
+from mtad_jax.checkpoints.hf.read import read_json
 from mtad_jax.decode.strategy import Request
 from mtad_jax.devices.sharding import parse_mesh
-from mtad_jax.hf import model_of
-from mtad_jax.hf_reader import read_json
 from mtad_jax.models.base import LinenLM
 from mtad_jax.planning import topology
 from mtad_jax.planning.collectives import Collectives, read_collectives

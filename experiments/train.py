@@ -15,7 +15,8 @@ from ml_collections import config_flags
 
 from experiments import train_export
 from experiments.train_loop import Trainer
-from mtad_jax import checkpoint, cli
+from mtad_jax import cli
+from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.base import BoundLM
 

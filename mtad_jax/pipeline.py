@@ -9,8 +9,8 @@ from typing import Any, Unpack, cast
 import numpy as np
 from jax.sharding import Mesh
 
-from mtad_jax import checkpoint
-from mtad_jax.checkpoint import LoadedModel
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.checks import check_draft, check_ends, check_prompts
 from mtad_jax.decode.loop import ALL_ROUNDS

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtad_jax import hf_writer
-from mtad_jax.hf import model_of
-from mtad_jax.hf_params import Layout, to_tensors
-from mtad_jax.lazy import from_array
+from mtad_jax.checkpoints.hf import write as hf_writer
+from mtad_jax.checkpoints.hf.families import model_of
+from mtad_jax.checkpoints.hf.params import Layout, to_tensors
+from mtad_jax.checkpoints.lazy import from_array
 
 LLAMA = {
     "model_type": "llama",

@@ -12,10 +12,10 @@ import mtad_jax
 from experiments import calibrate as program
 from experiments import generate
 from experiments.settings import read_settings
-from mtad_jax.atomic import new_file
 from mtad_jax.calibration.candidates import Candidate, default_candidates
 from mtad_jax.calibration.decide import Interval
 from mtad_jax.calibration.report import Calibration, Row
+from mtad_jax.checkpoints.atomic import new_file
 from mtad_jax.warp import Warp
 
 CHOICE = Candidate.of("mmtad", depth=3, width=2)

@@ -14,8 +14,10 @@ import pytest
 from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, random_params, random_tensors, write_folder
 
 from checkpoints_convert import engine
-from mtad_jax import checkpoint, hf_writer, orbax_io
-from mtad_jax.lazy import from_array
+from mtad_jax.checkpoints import arrays
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf import write as hf_writer
+from mtad_jax.checkpoints.lazy import from_array
 from mtad_jax.text import tokenizer as tokenizers
 
 
@@ -189,7 +191,7 @@ def test_our_weights_that_are_not_finite(own, value, dtype):
     params = random_params(LLAMA)
     params["layer_1"]["down"]["kernel"][5, 3] = value
     shutil.rmtree(own / "params")
-    orbax_io.save(own / "params", jax.tree.map(from_array, params))
+    arrays.save(own / "params", jax.tree.map(from_array, params))
     with pytest.raises(ValueError) as caught:
         checkpoint.load(own, dtype=dtype)
     found = "nan" if np.isnan(value) else "inf"

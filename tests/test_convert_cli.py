@@ -16,8 +16,10 @@ import pytest
 from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, OPT, random_params, random_tensors, write_folder
 
 from checkpoints_convert import engine
-from mtad_jax import atomic, checkpoint, cli, orbax_io
-from mtad_jax.lazy import LazyTensor, from_array
+from mtad_jax import cli
+from mtad_jax.checkpoints import arrays, atomic
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.lazy import LazyTensor, from_array
 
 SIDE = {"tokenizer_config.json": b"{}\n", "generation_config.json": b'{"eos_token_id": [2, 3]}'}
 
@@ -90,7 +92,7 @@ def test_way_back_of_weights_that_are_not_finite(tmp_path, value):
     params = random_params(LLAMA)
     params["layer_1"]["down"]["kernel"][5, 3] = value
     shutil.rmtree(own / "params")
-    orbax_io.save(own / "params", jax.tree.map(from_array, params))
+    arrays.save(own / "params", jax.tree.map(from_array, params))
     with pytest.raises(ValueError, match=rf"layer_1/down/kernel: value {value} at \[5, 3\] in"):
         engine.to_hf(own, tmp_path / "back")
     assert not (tmp_path / "back").exists()
@@ -183,7 +185,7 @@ def test_replacement_cut_between_its_renames(tmp_path):
 _HANG = """
 import sys, time
 from checkpoints_convert import engine
-from mtad_jax.lazy import LazyTensor
+from mtad_jax.checkpoints.lazy import LazyTensor
 read, count = LazyTensor.read, iter(range(8))
 def hang(tensor, index=None):
     if next(count, None) is None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hf_folders import LLAMA, random_tensors, write_folder
 
-from mtad_jax import checkpoint, hf_reader
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf import read as hf_reader
 
 KEY = "model.layers.1.mlp.down_proj.weight"
 INDEX = "model.safetensors.index.json"

@@ -7,8 +7,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, OPT, random_params, random_tensors
 
-from mtad_jax import hf, hf_params
-from mtad_jax.lazy import from_array
+from mtad_jax.checkpoints.hf import families
+from mtad_jax.checkpoints.hf import params as hf_params
+from mtad_jax.checkpoints.lazy import from_array
 
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -24,7 +25,7 @@ def message(call, *args) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("family", hf.FAMILIES.values(), ids=hf.FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES.values(), ids=families.FAMILIES)
 def test_table_names_everything_once(family):
     for names in ([r.key for r in family.rules], [r.path for r in family.rules]):
         assert len(names) == len(set(names))
@@ -34,7 +35,7 @@ def test_table_names_everything_once(family):
 
 @each_config
 def test_every_parameter_has_its_own_key(config):
-    model = hf.model_of(config)
+    model = families.model_of(config)
     rules = hf_params.key_rules(config, model)
     assert rules.keys() == flatten_dict(model.param_shapes(), sep="/").keys()
     assert len({rule.key for rule in rules.values()}) == len(rules)
@@ -144,13 +145,13 @@ def test_wrong_shape_and_dtype():
     ],
 )
 def test_unsupported_config(change, wanted):
-    text = message(hf.model_of, LLAMA | change)
+    text = message(families.model_of, LLAMA | change)
     assert text.startswith("config.json: ") and wanted in text
 
 
 def test_missing_setting():
     config = {name: value for name, value in LLAMA.items() if name != "hidden_size"}
-    assert message(hf.model_of, config) == "config.json: setting 'hidden_size' is missing"
+    assert message(families.model_of, config) == "config.json: setting 'hidden_size' is missing"
 
 
 def test_params_of_another_model():

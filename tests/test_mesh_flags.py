@@ -7,7 +7,7 @@ from hf_folders import LLAMA, random_tensors, write_folder
 
 from experiments import benchmark, calibrate, demo, generate
 from experiments.settings import load_models, setting_flags
-from mtad_jax import checkpoint
+from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.devices.sharding import make_mesh
 
 PROMPT = "--prompt_ids=1,5"

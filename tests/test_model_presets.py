@@ -5,7 +5,8 @@ import math
 import pytest
 
 from configs import models
-from mtad_jax import hf, hf_params
+from mtad_jax.checkpoints.hf import families
+from mtad_jax.checkpoints.hf import params as hf_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -33,8 +34,8 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_shapes_are_those_of_transformers(name):
     config = models.read(name)
-    model = hf.model_of(config)
-    shapes = hf.shapes_of(model)
+    model = families.model_of(config)
+    shapes = families.shapes_of(model)
     ours = {
         rule.key: shapes[path].shape[::-1] if rule.transpose else shapes[path].shape
         for path, rule in hf_params.key_rules(config, model).items()
@@ -46,7 +47,7 @@ def test_shapes_are_those_of_transformers(name):
     assert ours == {key: tuple(parameter.shape) for key, parameter in parameters.items()}
     assert sum(math.prod(shape) for shape in ours.values()) == PARAMETERS[name]
     # What the class knows beside shapes (norms, rope, positions) reads the same way back.
-    assert hf.model_of(theirs.to_dict()) == model
+    assert families.model_of(theirs.to_dict()) == model
 
 
 def test_every_preset_is_here():

@@ -19,8 +19,8 @@ from experiments import plan as program
 from experiments.plan_rules import read_acceptance, rules_of
 from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.devices.sharding import make_mesh
-from mtad_jax.hf import model_of
 from mtad_jax.planning import chips, topology
 from mtad_jax.planning.collectives import Collective, counts, layer_counts, read_collectives
 from mtad_jax.planning.costs import HOP_SECONDS, link_seconds, round_of, speed, tokens_of_rate

@@ -16,11 +16,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import mtad_jax
 from checkpoints_convert import engine
-from mtad_jax import checkpoint, hf_writer, orbax_io
+from mtad_jax.checkpoints import arrays
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf import write as hf_writer
+from mtad_jax.checkpoints.hf.families import model_of
+from mtad_jax.checkpoints.hf.params import Layout, to_tensors
+from mtad_jax.checkpoints.lazy import LazyTensor, from_array
 from mtad_jax.devices.sharding import make_mesh
-from mtad_jax.hf import model_of
-from mtad_jax.hf_params import Layout, to_tensors
-from mtad_jax.lazy import LazyTensor, from_array
 from mtad_jax.pipeline import Pipeline
 
 CONFIG = LLAMA | {
@@ -128,7 +130,7 @@ def test_a_damaged_part_is_named_by_its_place_in_the_whole(tmp_path, kind):
         folder = write(tmp_path / "sound", kind=kind)
         params = jax.tree.map(np.array, mtad_jax.load(folder).lm.params)
         params["layer_1"]["down"]["kernel"][20, 30] = np.nan
-        orbax_io.save(tmp_path / "new", jax.tree.map(from_array, params))
+        arrays.save(tmp_path / "new", jax.tree.map(from_array, params))
         (folder / "params").rename(tmp_path / "old")
         (tmp_path / "new").rename(folder / "params")
     with pytest.raises(ValueError, match=r"value nan at \[20, 30\] in float32"):

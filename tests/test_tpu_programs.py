@@ -9,8 +9,8 @@ import pytest
 
 from configs import models
 from mtad_jax import recipes
+from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.devices.sharding import parse_mesh
-from mtad_jax.hf import model_of
 from mtad_jax.planning import topology
 from mtad_jax.planning.collectives import layer_counts, read_collectives
 from mtad_jax.planning.fit import judge

@@ -17,7 +17,8 @@ from configs import train_draft, train_target
 from experiments import train, train_data, train_export
 from experiments.train_data import Phase
 from experiments.train_loop import Trainer
-from mtad_jax import checkpoint, cli
+from mtad_jax import cli
+from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.devices.sharding import make_mesh, parse_mesh
 from mtad_jax.models.base import BoundLM
 from mtad_jax.models.llama import llama_config

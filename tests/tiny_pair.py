@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 from tiny_tokenizers import sentencepiece_folder
 
-from mtad_jax import hf
-from mtad_jax.hf_writer import write_hf
+from mtad_jax.checkpoints.hf import families
+from mtad_jax.checkpoints.hf.write import write_hf
 
 IDS_ONLY_VOCAB = 40
 
@@ -35,7 +35,7 @@ def write_llama(folder: Path, seed: int, vocab: int, *, tokenizer: Path | None =
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    params = hf.model_of(config).init(jax.random.key(seed))
+    params = families.model_of(config).init(jax.random.key(seed))
     write_hf(folder, params, config)
     if tokenizer:
         shutil.copy(tokenizer / "tokenizer.model", folder)

@@ -14,7 +14,7 @@ NAMES = tuple(_CONFIGS)
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return a preset's `config.json`, what `mtad_jax.hf.model_of` takes.
+    """Return a preset's `config.json`, what `mtad_jax.checkpoints.hf.families.model_of` takes.
 
     Raises:
       ValueError: unknown name, with the nearest one and all that there are.

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mtad_jax import checkpoint, recipes
+from mtad_jax import recipes
+from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.decode.generate import generate
 
 torch = pytest.importorskip("torch")

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtad_jax import checkpoint, hf_writer
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf import write as hf_writer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from mtad_jax import orbax_io
-from mtad_jax.atomic import new_folder
-from mtad_jax.checkpoint import FORMAT_VERSION, LoadedModel, Metadata
+from mtad_jax.checkpoints import arrays
+from mtad_jax.checkpoints.atomic import new_folder
+from mtad_jax.checkpoints.hf.params import Layout
+from mtad_jax.checkpoints.hf.read import SIDE_FILES, copy_files
+from mtad_jax.checkpoints.hf.write import with_dtype, write_json
+from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, from_array
+from mtad_jax.checkpoints.load import FORMAT_VERSION, LoadedModel, Metadata
 from mtad_jax.devices.sharding import is_spec
-from mtad_jax.hf_params import Layout
-from mtad_jax.hf_reader import SIDE_FILES, copy_files
-from mtad_jax.hf_writer import with_dtype, write_json
-from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, from_array
 from mtad_jax.models.base import LinenLM
 
 _MARGIN = 16_000_000  # bytes beside the weights: tokenizer, metadata, file system blocks
@@ -50,7 +50,7 @@ def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> N
     )
     config = loaded.config if dtype == "mixed" else with_dtype(loaded.config, dtype)
     with new_folder(path, overwrite=overwrite, need_bytes=folder_bytes(params)) as temporary:
-        orbax_io.save(temporary / "params", params)
+        arrays.save(temporary / "params", params)
         copy_files(loaded.folder, temporary, SIDE_FILES)
         write_json(temporary / "config.json", config)
         write_json(temporary / "metadata.json", asdict(metadata))

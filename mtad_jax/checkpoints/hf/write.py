@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from mtad_jax.hf_params import Layout, to_tensors
-from mtad_jax.lazy import SAFETENSORS_DTYPES, LazyTensor, from_array
+from mtad_jax.checkpoints.hf.params import Layout, to_tensors
+from mtad_jax.checkpoints.lazy import SAFETENSORS_DTYPES, LazyTensor, from_array
 
 SHARD_BYTES = 5_000_000_000  # transformers' own default before version 5
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax.lazy import LazyTensor
+from mtad_jax.checkpoints.lazy import LazyTensor
 
 
 def read(file: Path) -> dict[str, LazyTensor]:

@@ -1,4 +1,4 @@
-"""Between Hugging Face tensors and our parameter tree, by the rules of `mtad_jax.hf`."""
+"""Between Hugging Face tensors and our parameter tree, by the rules of `mtad_jax.checkpoints.hf.families`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtad_jax.hf import Family, Rule, family_of, model_of, shapes_of
-from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor
+from mtad_jax.checkpoints.hf.families import Family, Rule, family_of, model_of, shapes_of
+from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor
 from mtad_jax.models.base import LinenLM
 
 

@@ -13,7 +13,7 @@ import tensorstore as ts
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import type_handlers
 
-from mtad_jax.lazy import Index, LazyTensor
+from mtad_jax.checkpoints.lazy import Index, LazyTensor
 
 # Smaller ones cost memory while writing, larger ones more reads of what others hold.
 _CHUNK_BYTES = 4 << 20

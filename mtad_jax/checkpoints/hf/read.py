@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mtad_jax import torch_reader
-from mtad_jax.lazy import SAFETENSORS_DTYPES, Index, LazyTensor
+from mtad_jax.checkpoints.hf import torch_file
+from mtad_jax.checkpoints.lazy import SAFETENSORS_DTYPES, Index, LazyTensor
 
 SIDE_FILES = (
     "generation_config.json",
@@ -160,7 +160,7 @@ def _read_weights(folder: Path) -> dict[str, LazyTensor]:
             "pytorch_model.bin",
             "pytorch_model-*.bin",
             "pytorch_model.bin.index.json",
-            torch_reader.read,
+            torch_file.read,
         ),
     )
     for single, shards, index, reader in kinds:

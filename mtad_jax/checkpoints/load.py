@@ -15,12 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mtad_jax import orbax_io
+from mtad_jax.checkpoints import arrays
+from mtad_jax.checkpoints.hf.families import model_of
+from mtad_jax.checkpoints.hf.params import Layout, check_params, to_params
+from mtad_jax.checkpoints.hf.read import (
+    SIDE_FILES,
+    inner_file,
+    inner_folder,
+    open_folder,
+    read_json,
+)
+from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.devices.sharding import is_spec
-from mtad_jax.hf import model_of
-from mtad_jax.hf_params import Layout, check_params, to_params
-from mtad_jax.hf_reader import SIDE_FILES, inner_file, inner_folder, open_folder, read_json
-from mtad_jax.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.models.base import BoundLM, LinenLM
 from mtad_jax.quantize import QArray, check_compute_dtype, quantize_param
 from mtad_jax.text import tokenizer as tokenizers
@@ -194,7 +200,7 @@ def open_params(path: Path) -> dict[str, Any]:
       ValueError: they are damaged or no floats, or a link among their files leads out of the
         folder.
     """
-    params = orbax_io.open_lazy(inner_folder(path, "params"))
+    params = arrays.open_lazy(inner_folder(path, "params"))
     for leaf in jax.tree.leaves(params):
         if leaf.dtype not in WEIGHT_DTYPES:
             raise ValueError(f"{leaf.name}: dtype {leaf.dtype} is not supported: convert it again")
