@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtad_jax import cache as kv
+from mtad_jax.models import cache as kv
 
 
 def numbered(batch, slots):

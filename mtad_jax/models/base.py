@@ -11,9 +11,9 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
-from mtad_jax import cache as kv
-from mtad_jax import quantize as q8
 from mtad_jax.devices.sharding import Layout, Rules, check_axes, constrain, is_spec, mesh_of
+from mtad_jax.models import cache as kv
+from mtad_jax.models import quantize as q8
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
 
@@ -56,7 +56,7 @@ class CausalLM(Protocol):
     ) -> tuple[Float[Array, "B T V"], Any]:
         """Run T tokens a row, writing them to the cache from slot `write_at[b]` on.
 
-        Visibility is `mtad_jax.cache.visible_slots`. Returns f32 logits and the new cache.
+        Visibility is `mtad_jax.models.cache.visible_slots`. Returns f32 logits and the new cache.
         """
         ...
 
@@ -103,7 +103,7 @@ class LinenLM:
       module: hashable linen module with the fields `config` and `layout` (`Llama`, `OPT`).
       kv_repeat: how often each stored key/value head is repeated in the parameters, so that every
         device of the mesh's model axis has one; see `on`.
-      int8: which of `mtad_jax.quantize.PARTS` are int8; see `quantized`.
+      int8: which of `mtad_jax.models.quantize.PARTS` are int8; see `quantized`.
     """
 
     module: nn.Module
@@ -167,7 +167,7 @@ class LinenLM:
         return _kv_repeat(c.num_kv_heads, model)
 
     def quantized(self, int8: str | Iterable[str]) -> "LinenLM":
-        """Return this model with weights, cache or both as int8; see `mtad_jax.quantize`.
+        """Return this model with weights, cache or both as int8; see `mtad_jax.models.quantize`.
 
         It holds no arrays, so this costs nothing: `param_shapes`, `param_axes` and
         `param_shardings` then give trees whose matrices are `QArray`s. `BoundLM.quantized` does
@@ -369,7 +369,7 @@ class BoundLM:
         return q8.compute_dtype(self.params)
 
     def quantized(self, int8: str | Iterable[str]) -> "BoundLM":
-        """Return this model with weights, cache or both as int8; see `mtad_jax.quantize`.
+        """Return this model with weights, cache or both as int8; see `mtad_jax.models.quantize`.
 
         Loading as int8 (`mtad_jax.load(..., int8=...)`) does it tensor by tensor, and never holds
         the whole model in full precision.

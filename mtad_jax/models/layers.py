@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtad_jax import cache as kv
-from mtad_jax import quantize as int8
 from mtad_jax.devices.sharding import Layout, constrain
+from mtad_jax.models import cache as kv
+from mtad_jax.models import quantize as int8
 from mtad_jax.types import Array, Bool, Float, Int
 
 STREAM = ("batch", None, None)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtad_jax import cache as kv
 from mtad_jax.devices.sharding import Layout, constrain
+from mtad_jax.models import cache as kv
 from mtad_jax.models import layers
 from mtad_jax.types import Array, Bool, Float, Int
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mtad_jax.cache import visible_slots
 from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.models.cache import visible_slots
 from mtad_jax.models.llama import Llama, LlamaConfig
 from mtad_jax.types import Array, Bool, Float, Int, Params
 

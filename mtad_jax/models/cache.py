@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from mtad_jax import quantize as int8
 from mtad_jax.devices.sharding import Axes, Layout, constrain
+from mtad_jax.models import quantize as int8
 from mtad_jax.types import Array, Bool, Float, Int
 
 CACHE_AXES = ("batch", "kv_heads", "slots", "head_dim")
