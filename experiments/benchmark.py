@@ -35,9 +35,9 @@ from experiments.settings import (
     read_warp,
 )
 from mtad_jax import cli, recipes
-from mtad_jax.decode.strategy import Request
+from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.hosts import is_first
-from mtad_jax.warp import Warp
 
 BEAM_WIDTH = 4
 DEPTHS, WIDTHS = (1, 2, 3, 4, 6), (1, 2, 4)

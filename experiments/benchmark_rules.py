@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from experiments.measure import Rule, Sample
 from experiments.scores import Z95, by_rule, score
 from mtad_jax import recipes
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 DEPTH, WIDTH, NARROW = 4, 4, 2
 BRANCHING = (4, 2, 2)

@@ -18,7 +18,7 @@ from experiments.tasks.sql_execution import run_select
 from experiments.tasks.text_to_sql import build_database
 from mtad_jax import cli, recipes
 from mtad_jax.decode.loop import bucket
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 WARP = Warp(temperature=1.0, top_p=TOP_P, top_k=TOP_K)
 RULES = (

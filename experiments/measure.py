@@ -11,9 +11,9 @@ import numpy as np
 from experiments.settings import Settings
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.loop import bucket
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.protocols import Strategy
+from mtad_jax.decode.warp import Warp
 from mtad_jax.pipeline import Pipeline
-from mtad_jax.warp import Warp
 
 
 @dataclasses.dataclass(frozen=True)

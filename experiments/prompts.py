@@ -7,7 +7,7 @@ from types import NoneType
 from typing import Any
 
 from mtad_jax.decode.checks import check_positions
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.pipeline import Pipeline
 
 ID_KEYS = ("id", "question_id", "task_id")

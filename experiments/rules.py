@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from mtad_jax import recipes
-from mtad_jax.decode.strategy import Request, Strategy
+from mtad_jax.decode.protocols import Request, Strategy
 
 flags.disclaim_key_flags()
 

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 
 from experiments.rules import define_strategy_flags, read_strategy
 from mtad_jax.decode.checks import check_lengths
-from mtad_jax.decode.strategy import Request, Strategy
+from mtad_jax.decode.protocols import Request, Strategy
+from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
-from mtad_jax.warp import Warp, check_warp
 
 # --help shows the flags of the program, and these belong to whichever program defines them.
 flags.disclaim_key_flags()

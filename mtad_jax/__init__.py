@@ -9,11 +9,11 @@ from mtad_jax.checkpoints.save import save
 from mtad_jax.decode.certificate import Certificate, certificate
 from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
+from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
 from mtad_jax.pipeline import Completion, Pipeline
 from mtad_jax.text.tokenizer import Tokenizer, load_tokenizer
-from mtad_jax.warp import Warp
 
 __all__ = [
     "Block",

@@ -14,9 +14,9 @@ from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.checks import check_draft, check_ends, check_prompts
 from mtad_jax.decode.loop import ALL_ROUNDS
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import ENDINGS, DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
-from mtad_jax.decode.strategy import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.text import tokenizer as tokenizers
 from mtad_jax.text.stream import StopTrimmer

@@ -15,7 +15,7 @@ from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
 from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.mtjd import MTJD
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.trees import Tree
 from mtad_jax.decode.verifiers import (
     Ancestral,

@@ -20,13 +20,13 @@ import reference as ref
 from exact_tests import Judge
 from flax import struct
 
-from mtad_jax import keys as rng
 from mtad_jax.decode import draft_verify, loop
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.state import Controls
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
-from mtad_jax.tree import Draft
-from mtad_jax.warp import Warp
 
 WIDTH, SLOTS = 8, 32  # of the texts, and of a cache
 _LOUD = 1e6  # noise that decides a draw

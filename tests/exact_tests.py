@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.state import Controls
-from mtad_jax.tree import Draft
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 SURE = np.float32(1 - 2**-24)  # the largest uniform
 

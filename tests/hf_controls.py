@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers.generation import logits_process as hf
 
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import reference as ref
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from mtad_jax.decode.generate import generate
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
-from mtad_jax.warp import Warp
 
 SETTINGS = settings(
     max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

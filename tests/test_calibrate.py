@@ -15,8 +15,8 @@ from mtad_jax.calibration.meter import Decoded, EngineMeter
 from mtad_jax.calibration.predict import Probe, call_costs, predicted_ratio
 from mtad_jax.decode.loop import run as compiled
 from mtad_jax.decode.state import Controls
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm, tiny_pair
-from mtad_jax.warp import Warp
 
 WARP = Warp(1.0, 0.9, 10)
 ROUNDS = 20  # of a fake group of prompts

@@ -16,7 +16,7 @@ from mtad_jax.calibration.candidates import Candidate, default_candidates
 from mtad_jax.calibration.decide import Interval
 from mtad_jax.calibration.report import Calibration, Row
 from mtad_jax.checkpoints.atomic import new_file
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 CHOICE = Candidate.of("mmtad", depth=3, width=2)
 ROWS = (

@@ -9,8 +9,8 @@ import reference as ref
 
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import check_causal_lm, check_strategy, table_lm, tiny_pair
-from mtad_jax.warp import Warp
 
 RECIPES = {
     "greedy": recipes.greedy(),

@@ -11,8 +11,8 @@ import reference as ref
 import mtad_jax
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm, tiny_pair
-from mtad_jax.warp import Warp
 
 VOCAB, ROWS, LIMIT, BATCH = 8, 31, 14, 6
 WARP = Warp(1.1, 0.95, 6)

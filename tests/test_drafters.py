@@ -11,18 +11,18 @@ import replay
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Chain
 from mtad_jax.decode.generate import generate, prepare
 from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import Rejection
-from mtad_jax.decode.strategy import Request
+from mtad_jax.decode.protocols import Request
 from mtad_jax.decode.trees import Tree
 from mtad_jax.decode.verifiers import Ancestral
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import TableLM, table_lm
-from mtad_jax.warp import Warp
 
 SETTINGS = settings(
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

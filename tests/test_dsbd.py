@@ -9,14 +9,14 @@ import reference as ref
 from flax import struct
 from replay_cases import BATCH, Case
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain
 from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
 from mtad_jax.decode.lossless import Rejection
 from mtad_jax.decode.pairs import dynamic_width
-from mtad_jax.decode.strategy import Request
-from mtad_jax.warp import Warp
+from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.warp import Warp
 
 
 @struct.dataclass

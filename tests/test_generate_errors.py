@@ -8,8 +8,8 @@ import pytest
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.loop import run
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
-from mtad_jax.warp import Warp
 
 NAN = float("nan")
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 
 
 def data(keys):

@@ -13,9 +13,9 @@ from experiments.measure import Bench, Rule, Sample
 from experiments.rules import STRATEGIES
 from mtad_jax import recipes
 from mtad_jax.decode.loop import run as compiled
-from mtad_jax.decode.strategy import Request
+from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.warp import Warp
 from mtad_jax.pipeline import Pipeline
-from mtad_jax.warp import Warp
 
 WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
 SAMPLE = Sample("sample", 0, 0, "story", 10, 5, 4, 8, -20.0, 2.0, 0.5, "", None)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate
 from mtad_jax.decode.mtjd import MTJD
+from mtad_jax.decode.protocols import Request
 from mtad_jax.decode.state import DEPTH, END, LENGTH
-from mtad_jax.decode.strategy import Request
+from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
-from mtad_jax.warp import Warp
 
 SETTINGS = settings(
     max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

@@ -8,7 +8,7 @@ from generate_flags import read, run
 
 from experiments import rules
 from mtad_jax import recipes
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 FAST = ("sample", "speculative", "mmtad")  # the others are slow: a program each
 

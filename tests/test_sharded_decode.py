@@ -5,8 +5,8 @@ import pytest
 import sharded
 
 from mtad_jax import generate, recipes
-from mtad_jax.decode.strategy import Strategy
-from mtad_jax.warp import Warp
+from mtad_jax.decode.protocols import Strategy
+from mtad_jax.decode.warp import Warp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

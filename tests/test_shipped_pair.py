@@ -10,7 +10,7 @@ import pytest
 import mtad_jax
 from experiments.benchmark_tasks import OPENINGS
 from mtad_jax import recipes
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 SAMPLES, NEW = 8, 32
 WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)

@@ -7,7 +7,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax.tree import Draft, node_logp, path_sum, path_to, take
+from mtad_jax.decode.draft import Draft, node_logp, path_sum, path_to, take
 
 PARENT = [0, 0, 0, 1, 2, 3, 4]
 DEPTH = (0, 1, 1, 2, 2, 3, 3)

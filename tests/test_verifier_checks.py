@@ -10,7 +10,7 @@ from mtad_jax.decode.drafters import Beam, Chain, NoDraft
 from mtad_jax.decode.dsbd import PairDraws
 from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
-from mtad_jax.decode.strategy import Request
+from mtad_jax.decode.protocols import Request
 from mtad_jax.decode.trees import Tree
 from mtad_jax.decode.verifiers import JointThreshold, Rollback, Threshold, Typical
 

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtad_jax import keys as rng
 from mtad_jax import recipes
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers import JointThreshold, Rollback, Threshold, Typical
-from mtad_jax.tree import Draft
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 CONTROLS = Controls(Warp(), Warp(), jnp.zeros((0,), jnp.int32))
 NEVER = 0.999999  # a uniform that passes only what is certain

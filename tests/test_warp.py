@@ -6,7 +6,7 @@ import reference as ref
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtad_jax.warp import Warp, check_warp, warped_logp
+from mtad_jax.decode.warp import Warp, check_warp, warped_logp
 
 P = np.array([0.5, 0.3, 0.15, 0.05])
 COMPILED = jax.jit(warped_logp)

@@ -16,9 +16,9 @@ from mtad_jax.calibration.meter import EngineMeter, Meter
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.calibration.search import Progress, Search
 from mtad_jax.decode.settings import Settings
+from mtad_jax.decode.warp import Warp
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
-from mtad_jax.warp import Warp
 
 
 def calibrate(

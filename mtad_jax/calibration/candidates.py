@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.recipes import RECIPES
 
 _SIZES = ("depth", "branching")  # settings in which the rules of one family differ

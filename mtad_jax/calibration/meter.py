@@ -15,11 +15,11 @@ from mtad_jax.calibration.calls import Calls, round_calls
 from mtad_jax.decode.checks import check_count, check_draft, check_prompts
 from mtad_jax.decode.generate import Call, prepare
 from mtad_jax.decode.loop import bucket
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.settings import Plan, Settings, check_settings
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.warp import Warp, warped_logp
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
-from mtad_jax.warp import Warp, warped_logp
 
 _STEPS, _TIMINGS = 16, 9  # of a model call: how many in a row, and how often that is timed
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mtad_jax.calibration.candidates import Candidate, shown
 from mtad_jax.calibration.decide import Floor, Interval
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.protocols import Strategy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mtad_jax.calibration.decide import (
 from mtad_jax.calibration.meter import Decoded, Meter
 from mtad_jax.calibration.predict import Probe, call_costs, predicted_ratio
 from mtad_jax.calibration.report import Calibration, Row
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.protocols import Strategy
 
 _FINALISTS = 4  # rules that are timed
 _PROBES = 4  # groups of prompts that a probe decodes

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.beams import Beams, beam_step, lattice_window
+from mtad_jax.decode.draft import pick, pick_logp, take
 from mtad_jax.decode.drafters import check_draw, check_trees, check_width
-from mtad_jax.decode.law import History, extend, history, law
+from mtad_jax.decode.logits import History, extend, history, law
+from mtad_jax.decode.protocols import Request, check_draws
 from mtad_jax.decode.state import END, LENGTH, Controls, DecodeState, Trace
-from mtad_jax.decode.strategy import Request, check_draws
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import pick, pick_logp, take
 from mtad_jax.types import Array, Bool, Float, Int
 
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax import keys as rng
-from mtad_jax.decode.law import extend, history, law
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import pick, take
+from mtad_jax.decode.logits import extend, history, law
 from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.decode.warp import Warp
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import pick, take
 from mtad_jax.types import Array, Bool, Float, Int
-from mtad_jax.warp import Warp
 
 
 @struct.dataclass

@@ -8,11 +8,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mtad_jax.decode.loop import bucket
-from mtad_jax.decode.strategy import Request, Strategy
+from mtad_jax.decode.protocols import Request, Strategy
+from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.devices.sharding import check_axes
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Bool
-from mtad_jax.warp import Warp, check_warp
 
 
 def check_rule(

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import Draft, node_logp, path_sum, path_to, pick, pick_logp, take
+from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED, Controls, DecodeState, Trace
-from mtad_jax.decode.strategy import Verdict
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, node_logp, path_sum, path_to, pick, pick_logp, take
 from mtad_jax.types import Array, Float, Int
 
 

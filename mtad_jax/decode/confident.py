@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.drafters import chain_draft, check_depth, last_logits
-from mtad_jax.decode.law import History, extend, history, law
+from mtad_jax.decode.logits import History, extend, history, law
+from mtad_jax.decode.protocols import Request
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Request
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, take
 from mtad_jax.types import Array, Bool, Float, Int
 
 

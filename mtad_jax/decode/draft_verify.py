@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.commit import commit
-from mtad_jax.decode.law import law, node_history
+from mtad_jax.decode.logits import law, node_history
+from mtad_jax.decode.protocols import Drafter, Request, Verifier
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Drafter, Request, Verifier
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Float
 

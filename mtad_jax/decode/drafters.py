@@ -7,13 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.beams import Beams, Lattice, grow_beams
-from mtad_jax.decode.law import extend, history, law
+from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.logits import extend, history, law
+from mtad_jax.decode.protocols import Request
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Request
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, take
 from mtad_jax.types import Array, Bool, Float, Int
 
 _DEEPEST = 512  # so that keys of a round's steps stay apart (`keys.round_keys`: below 1024)

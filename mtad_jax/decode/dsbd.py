@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.beams import grow_beams
+from mtad_jax.decode.draft import Draft, pick, take
 from mtad_jax.decode.drafters import (
     check_depth,
     check_trees,
@@ -17,10 +18,9 @@ from mtad_jax.decode.drafters import (
     lattice_draft,
 )
 from mtad_jax.decode.pairs import dynamic_width, pair_law, passing_draws
+from mtad_jax.decode.protocols import Drafter, Request, Verdict
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Drafter, Request, Verdict
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, pick, take
 from mtad_jax.types import Array, Bool, Float, Int, Key
 
 _TINY = 1e-30  # keeps the weights of rows without survivors, which nobody reads, from being NaN

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 
 from mtad_jax.decode import checks
 from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, result_of, run
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Strategy
 from mtad_jax.devices.sharding import by_rows, replicated
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int

@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
+from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.drafters import chain_draft, check_depth, check_whole
+from mtad_jax.decode.protocols import Request
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Request
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, take
 from mtad_jax.types import Array, Bool, Int
 
 

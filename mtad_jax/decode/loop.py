@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import Controls, DecodeState, Trace
-from mtad_jax.decode.strategy import Strategy
 from mtad_jax.devices.sharding import by_rows, replicated
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Bool, Int

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import Draft, node_logp, pick, take
+from mtad_jax.decode.protocols import Drafter, Request, Verdict, check_chain, check_drawn
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.strategy import Drafter, Request, Verdict, check_chain, check_drawn
-from mtad_jax.tree import Draft, node_logp, pick, take
 from mtad_jax.types import Array, Bool, Float, Int, Key
 
 _HALVINGS = 30  # of SpecTr's bracket: beyond it f32 has no number in between

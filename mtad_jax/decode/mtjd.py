@@ -9,11 +9,11 @@ from flax import struct
 
 from mtad_jax.decode.beams import Lattice, grow_beams
 from mtad_jax.decode.commit import write_block
+from mtad_jax.decode.draft import pick, pick_logp, take
 from mtad_jax.decode.drafters import check_depth, check_draw, check_trees, check_whole
+from mtad_jax.decode.protocols import UNKNOWN, Request, check_draws
 from mtad_jax.decode.state import DEPTH, END, LENGTH, Controls, DecodeState, Trace
-from mtad_jax.decode.strategy import UNKNOWN, Request, check_draws
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import pick, pick_logp, take
 from mtad_jax.types import Array, Int
 
 _MOST_BLOCKS = 4096  # that are enumerated, V^K

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mtad_jax.tree import pick
+from mtad_jax.decode.draft import pick
 from mtad_jax.types import Array, Bool, Float, Int
 
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax.decode import checks
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.warp import Warp
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Int
-from mtad_jax.warp import Warp
 
 
 class Settings(TypedDict, total=False):

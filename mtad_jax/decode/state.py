@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
+from mtad_jax.decode.warp import Warp
 from mtad_jax.types import Array, Bool, Float, Int, Key
-from mtad_jax.warp import Warp
 
 
 @struct.dataclass

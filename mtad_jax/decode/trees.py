@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mtad_jax import keys as rng
+from mtad_jax.decode import random as rng
+from mtad_jax.decode.draft import Draft, pick, take
 from mtad_jax.decode.drafters import check_trees, check_whole, last_logits
-from mtad_jax.decode.law import extend, history, law
+from mtad_jax.decode.logits import extend, history, law
+from mtad_jax.decode.protocols import Request
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Request
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft, pick, take
 from mtad_jax.types import Array, Bool, Float, Int
 
 _MOST_NODES = 1024  # beyond it one target call costs more than the tree can save

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mtad_jax.decode.draft import Draft, node_logp, path_sum, take
+from mtad_jax.decode.protocols import Drafter, Request, Verdict, check_chain, check_draws
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.strategy import Drafter, Request, Verdict, check_chain, check_draws
-from mtad_jax.tree import Draft, node_logp, path_sum, take
 from mtad_jax.types import Array, Bool, Float, Int, Key
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from mtad_jax.calibration.calls import Calls, round_calls
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.models.base import BoundLM
 from mtad_jax.planning.chips import Chip
 from mtad_jax.planning.collectives import Collective

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from mtad_jax.decode import checks
 from mtad_jax.decode.loop import empty_state, run
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.decode.strategy import Strategy
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models import cache as kv
 from mtad_jax.models.base import BoundLM, LinenLM

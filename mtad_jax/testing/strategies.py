@@ -13,11 +13,11 @@ import numpy as np
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.loop import bucket, run
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
-from mtad_jax.decode.strategy import Strategy
+from mtad_jax.decode.warp import Warp, warped_logp
 from mtad_jax.models.base import BoundLM
 from mtad_jax.testing.results import check_result, same_result
-from mtad_jax.warp import Warp, warped_logp
 
 _LENGTHS = (1, 9, 4, 40)  # of the prompts; the last takes a larger bucket than the others
 

@@ -19,7 +19,7 @@ from replay_cases import (
 )
 
 from mtad_jax import recipes
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -22,11 +22,11 @@ from replay_cases import (
     with_slow,
 )
 
-from mtad_jax import keys as rng
 from mtad_jax import recipes
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.state import REJECTED
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

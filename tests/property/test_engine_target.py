@@ -22,10 +22,10 @@ from replay_cases import (
     with_slow,
 )
 
-from mtad_jax import keys as rng
 from mtad_jax import recipes
+from mtad_jax.decode import random as rng
 from mtad_jax.decode.state import DEPTH, END, LENGTH
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

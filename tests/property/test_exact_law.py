@@ -18,14 +18,14 @@ from flax import struct
 from mtad_jax import recipes
 from mtad_jax.decode import dsbd
 from mtad_jax.decode.confident import ConfidentChain
+from mtad_jax.decode.draft import take
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Chain
 from mtad_jax.decode.lookup import Lookup
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
-from mtad_jax.decode.strategy import Verdict
+from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.trees import Tree
-from mtad_jax.tree import take
-from mtad_jax.warp import Warp
+from mtad_jax.decode.warp import Warp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -9,10 +9,10 @@ lossless rules ask for.
 import jax.numpy as jnp
 from flax import struct
 
+from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.tree import Draft, take
+from mtad_jax.decode.warp import Warp, warped_logp
 from mtad_jax.types import Array, Bool, Float, Int
-from mtad_jax.warp import Warp, warped_logp
 
 
 @struct.dataclass

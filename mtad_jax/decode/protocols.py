@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 from flax import struct
 
+from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.base import BoundLM
-from mtad_jax.tree import Draft
 from mtad_jax.types import Array, Float, Int, Key
 
 UNKNOWN = 2**31  # of a size that is not known yet: nothing is refused because of it
