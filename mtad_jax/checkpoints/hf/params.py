@@ -1,4 +1,4 @@
-"""Between Hugging Face tensors and our parameter tree, by the rules of `mtad_jax.checkpoints.hf.families`."""
+"""Between Hugging Face tensors and our parameter tree, by the rules of `families`."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,0 +1,1 @@
+"""Hugging Face folders: names of tensors, settings, safetensors and torch files."""
