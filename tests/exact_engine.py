@@ -20,8 +20,7 @@ import reference as ref
 from exact_tests import Judge
 from flax import struct
 
-from mtad_jax.decode import draft_verify, loop
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import draft_verify, loop, random
 from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.state import Controls
@@ -244,7 +243,7 @@ def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
         return jnp.max(loud * (token.shape[2] - jnp.arange(token.shape[2])[:, None]), axis=2)
 
     with (
-        mock.patch.object(rng, "gumbel", gumbel if sizes else rng.gumbel),
+        mock.patch.object(rng, "gumbel", gumbel if sizes else random.gumbel),
         mock.patch.object(draft_verify, "commit", lambda state, draft, verdict, **_: verdict),
     ):
         state = loop.empty_state(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
@@ -103,7 +103,7 @@ def _verify(verifier, draft, logp, logits, controls, rows, uniform):
     """Verify some rows with `uniform` in place of the tests' draws."""
     draft, logp, logits = jax.tree.map(lambda x: x[rows], (draft, logp, logits))
     with mock.patch.object(rng, "uniform", uniform):
-        return verifier.verify(draft, logp, logits, rng.row_keys(0, rows), controls)
+        return verifier.verify(draft, logp, logits, random.row_keys(0, rows), controls)
 
 
 def _count_tests(*given) -> int:

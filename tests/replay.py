@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import reference as ref
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED
 
@@ -87,7 +87,7 @@ def noise_of(seed: int, rounds: list[Round], draw, most: int) -> list:
     """`draw(row keys, length)` of every round, computed in one call of `most` rows."""
     rows = np.resize([r.row for r in rounds], most).astype(np.int32)
     length = np.resize([len(r.text) for r in rounds], most).astype(np.int32)
-    drawn = jax.tree.map(np.asarray, draw(rng.row_keys(seed, rows), length))
+    drawn = jax.tree.map(np.asarray, draw(random.row_keys(seed, rows), length))
     return [jax.tree.map(lambda x, i=i: x[i], drawn) for i in range(len(rounds))]
 
 
@@ -98,7 +98,9 @@ def beam_noise(depth: int, width: int, vocab: int):
     @jax.jit
     def draw(keys, length):
         def of(step, beams):
-            return rng.gumbel(rng.round_keys(keys, length, rng.DRAFT, step), (beams, vocab))
+            return random.gumbel(
+                random.round_keys(keys, length, random.DRAFT, step), (beams, vocab)
+            )
 
         first = jnp.pad(of(0, 1), ((0, 0), (0, width - 1), (0, 0)), constant_values=jnp.nan)
         return jnp.stack([first, *(of(step, width) for step in range(1, depth))], axis=1)
@@ -113,10 +115,10 @@ def chain_noise(depth: int, vocab: int):
     @jax.jit
     def draw(keys, length):
         chain = [
-            rng.gumbel(rng.round_keys(keys, length, rng.DRAFT, step), (vocab,))
+            random.gumbel(random.round_keys(keys, length, random.DRAFT, step), (vocab,))
             for step in range(depth)
         ]
-        uniform = rng.uniform(rng.round_keys(keys, length, rng.ACCEPT), (depth,))
+        uniform = random.uniform(random.round_keys(keys, length, random.ACCEPT), (depth,))
         return jnp.stack(chain, axis=1), uniform
 
     return draw
@@ -132,16 +134,20 @@ def tree_noise(branching: tuple[int, ...], replace: bool, vocab: int):
         levels = []
         for level, count in enumerate(branching):
             shape = (sizes[level], count, vocab) if replace else (sizes[level], vocab)
-            levels.append(rng.gumbel(rng.round_keys(keys, length, rng.DRAFT, level), shape))
-        return levels, rng.uniform(rng.round_keys(keys, length, rng.ACCEPT), (sum(sizes) - 1,))
+            levels.append(
+                random.gumbel(random.round_keys(keys, length, random.DRAFT, level), shape)
+            )
+        return levels, random.uniform(
+            random.round_keys(keys, length, random.ACCEPT), (sum(sizes) - 1,)
+        )
 
     return draw
 
 
 @jax.jit
 def _bonus(keys, length, logp):
-    keys = rng.round_keys(keys, length, rng.BONUS)
-    return rng.categorical(keys, logp), rng.gumbel(keys, logp.shape[1:])
+    keys = random.round_keys(keys, length, random.BONUS)
+    return random.categorical(keys, logp), random.gumbel(keys, logp.shape[1:])
 
 
 def check_bonus(seed: int, rounds: list[Round], laws: list[np.ndarray], most: int) -> int:

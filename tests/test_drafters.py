@@ -11,7 +11,7 @@ import replay
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Chain
@@ -56,9 +56,9 @@ def propose(drafter, lm, ids, lengths=LENGTHS, **settings_):
 
 def noise(seed, shape):
     """Gumbel noise of the first round's first draft step and the next two, [3, B, *shape(step)]."""
-    keys = rng.row_keys(seed, np.arange(BATCH, dtype=np.int32))
-    steps = (rng.round_keys(keys, LENGTHS, rng.DRAFT, step) for step in range(3))
-    return [np.asarray(rng.gumbel(k, shape(step))) for step, k in enumerate(steps)]
+    keys = random.row_keys(seed, np.arange(BATCH, dtype=np.int32))
+    steps = (random.round_keys(keys, LENGTHS, random.DRAFT, step) for step in range(3))
+    return [np.asarray(random.gumbel(k, shape(step))) for step, k in enumerate(steps)]
 
 
 def looked_up(text, ends, depth, ngram):

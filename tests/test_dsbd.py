@@ -9,7 +9,7 @@ import reference as ref
 from flax import struct
 from replay_cases import BATCH, Case
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters import Beam, Chain
 from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
@@ -24,7 +24,7 @@ class SameUniforms(Rejection):
     """Speculative sampling with the uniforms that DSBD tests by."""
 
     def verify(self, draft, logp, logits, keys, controls):
-        return Rejection.verify(self, draft, logp, logits, rng.fold(keys, 0), controls)
+        return Rejection.verify(self, draft, logp, logits, random.fold(keys, 0), controls)
 
 
 def rule(depth, width, accept=0.8):

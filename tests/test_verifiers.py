@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mtad_jax import recipes
-from mtad_jax.decode import random as rng
 from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.state import Controls

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.beams import Beams, beam_step, lattice_window
 from mtad_jax.decode.draft import pick, pick_logp, take
 from mtad_jax.decode.drafters import check_draw, check_trees, check_width
@@ -142,8 +142,8 @@ class BeamSearch:
         logp = law(logits, old.past, controls, controls.warp)
         noise = None
         if self.draw == "sample":
-            keys = rng.round_keys(state.key, state.length + at, rng.DRAFT)
-            noise = rng.gumbel(keys, logp.shape[1:])
+            keys = random.round_keys(state.key, state.length + at, random.DRAFT)
+            noise = random.gumbel(keys, logp.shape[1:])
         beams = beam_step(old.beams, logp, self.width, noise, controls)
         new = BeamState(
             beams=beams,

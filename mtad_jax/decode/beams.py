@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import pick, take
 from mtad_jax.decode.logits import extend, history, law
 from mtad_jax.decode.state import Controls, DecodeState
@@ -107,9 +107,9 @@ def grow_beams(
     for step, width in enumerate(widths):
         logp, noise = law(logits, past, controls, warp), None
         if draw != "search":
-            keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
+            keys = random.round_keys(state.key, state.length, random.DRAFT, step)
             draws = (width,) if draw == "replace" else ()
-            noise = rng.gumbel(keys, draws + logp.shape[1:])
+            noise = random.gumbel(keys, draws + logp.shape[1:])
         beams = beam_step(beams, logp, width, noise, controls)
         lattice.levels.append(beams)
         lattice.windows.append(lattice_window(lattice.windows[-1], beams.parent, first))

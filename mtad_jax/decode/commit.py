@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft, node_logp, path_sum, path_to, pick, pick_logp, take
 from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED, Controls, DecodeState, Trace
@@ -35,7 +35,9 @@ def commit(
     text = (path > 0) & ~take(draft.filler, path)
     count = jnp.sum(text, axis=1)
     drafted = take(draft.tokens, path)
-    bonus = rng.categorical(rng.round_keys(state.key, state.length, rng.BONUS), verdict.bonus)
+    bonus = random.categorical(
+        random.round_keys(state.key, state.length, random.BONUS), verdict.bonus
+    )
 
     # The block: `count` drafted tokens, then the bonus. Token i follows node `after[i]`.
     place = jnp.arange(draft.max_depth + 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.drafters import chain_draft, check_depth, last_logits
 from mtad_jax.decode.logits import History, extend, history, law
@@ -124,7 +124,9 @@ class ConfidentChain:
         sure = jnp.exp(jnp.max(jax.nn.log_softmax(logits), axis=-1)) >= self.fallback
         alive = grown.alive & sure
         logq = law(logits[:, None], past, controls, controls.draft_warp)[:, 0]
-        token = rng.categorical(rng.round_keys(state.key, state.length, rng.DRAFT, step), logq)
+        token = random.categorical(
+            random.round_keys(state.key, state.length, random.DRAFT, step), logq
+        )
         token = jnp.where(alive, token, 0).astype(grown.tokens.dtype)
         value = jnp.where(alive, take(logq, token), 0.0)
         here = jnp.arange(self.depth) == step

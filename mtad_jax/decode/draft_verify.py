@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.commit import commit
 from mtad_jax.decode.logits import law, node_history
 from mtad_jax.decode.protocols import Drafter, Request, Verifier
@@ -81,7 +81,7 @@ class DraftVerify:
         logits = logits[:, :, : target.vocab_size]
         past = node_history(tree, state, controls, target.vocab_size)
         logp = law(logits, past, controls, controls.warp)
-        keys = rng.round_keys(state.key, state.length, rng.ACCEPT)
+        keys = random.round_keys(state.key, state.length, random.ACCEPT)
         verdict = self.verifier.verify(tree, logp, logits, keys, controls)
         return commit(
             state,

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.beams import Beams, Lattice, grow_beams
 from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.logits import extend, history, law
@@ -124,8 +124,8 @@ class Chain:
         alive = jnp.ones(state.length.shape, bool)
         for step in range(self.depth):
             logq = law(logits[:, None], past, controls, controls.draft_warp)[:, 0]
-            keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
-            token = rng.categorical(keys, logq)
+            keys = random.round_keys(state.key, state.length, random.DRAFT, step)
+            token = random.categorical(keys, logq)
             value = jnp.where(alive, take(logq, token), 0.0)
             tokens, dists, valid = tokens + [token], dists + [logq], valid + [alive]
             reference.append(reference[-1] + value)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.beams import grow_beams
 from mtad_jax.decode.draft import Draft, pick, take
 from mtad_jax.decode.drafters import (
@@ -164,7 +164,7 @@ class DynamicWidth:
         """Judge a draft; see `Verifier.verify`."""
         assert draft.logq is not None
         width, batch = draft.depth.count(1), logp.shape[0]
-        u = rng.uniform(rng.fold(keys, 0), (draft.max_depth, width))
+        u = random.uniform(random.fold(keys, 0), (draft.max_depth, width))
         ended = draft.filler | (draft.valid & controls.is_end(draft.tokens))
         token = jnp.where(draft.filler, 0, draft.tokens)
         weight = jnp.ones((batch, 1), jnp.float32)
@@ -184,7 +184,7 @@ class DynamicWidth:
             above = below
         p = pair_law(weight, logp[:, above], ended[:, above])
         stops.append(_last_stop(above.start, p, width))
-        leaf, bonus = _emit(_first_stop(stops), rng.fold(keys, 1))
+        leaf, bonus = _emit(_first_stop(stops), random.fold(keys, 1))
         chosen = bonus[:, None] == jnp.arange(logp.shape[2])
         return Verdict(leaf, jnp.where(chosen, 0.0, -jnp.inf))
 
@@ -250,7 +250,7 @@ def _emit(stop: _Stop, keys: Key[Array, " B"]) -> tuple[Int[Array, " B"], Int[Ar
     count = jnp.sum(stop.passed, axis=1, keepdims=True)
     from_rest = (slot == count)[:, :, None, None]
     chances = jnp.where(from_rest, stop.rest[:, None], stop.p[:, None])  # --> [B, W, W, V]
-    noise = rng.gumbel(keys, (width, width, vocab))
+    noise = random.gumbel(keys, (width, width, vocab))
     score = jnp.where(chances > 0, jnp.log(jnp.where(chances > 0, chances, 1.0)) + noise, -jnp.inf)
     pair = jnp.argmax(score.reshape(batch, width, -1), axis=-1)
     fresh = (slot >= count) & (slot < stop.wanted[:, None])

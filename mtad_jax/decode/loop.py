@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import Controls, DecodeState, Trace
@@ -63,7 +63,7 @@ def empty_state(
         length=prompt_length,
         limit=limit,
         done=limit <= prompt_length,
-        key=rng.row_keys(seed, row_ids),
+        key=random.row_keys(seed, row_ids),
         rounds=jnp.zeros((), jnp.int32),
         trace=Trace(real, real, whole, whole, whole, real, whole),
         target_cache=cache(target),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft, node_logp, pick, take
 from mtad_jax.decode.protocols import Drafter, Request, Verdict, check_chain, check_drawn
 from mtad_jax.decode.state import Controls
@@ -59,7 +59,7 @@ class Rejection:
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        u = rng.uniform(keys, (draft.max_depth,))
+        u = random.uniform(keys, (draft.max_depth,))
         log_ratio = node_logp(draft, logp)[:, 1:] - _drawn_logq(draft) - jnp.log(self.leniency)
         stays = draft.valid[:, 1:] & (jnp.log(u) < log_ratio)
         leaf = jnp.sum(jnp.cumprod(stays, axis=1), axis=1)
@@ -118,7 +118,7 @@ class BlockVerification:
         inside = jnp.where(rest > 0, inside, 1.0)
         length = draft.length[:, None]
         chance = jnp.where(place == length, jnp.exp(reached), inside)
-        passes = (place <= length) & (rng.uniform(keys, (most,)) < chance)
+        passes = (place <= length) & (random.uniform(keys, (most,)) < chance)
         leaf = jnp.max(jnp.where(passes, place, 0), axis=1)
         p = take(logp, leaf)
         scaled = jnp.exp(take(joint, leaf)[:, None] + p)
@@ -176,7 +176,7 @@ class TreeRejection:
         """Judge a draft; see `Verifier.verify`."""
         assert draft.logq is not None
         sizes = [draft.depth.count(level) for level in range(draft.max_depth + 1)]
-        u = rng.uniform(keys, (len(draft.depth) - 1,))
+        u = random.uniform(keys, (len(draft.depth) - 1,))
         leaf, going = jnp.zeros_like(draft.length), jnp.ones(draft.length.shape, bool)
         bonus, first = logp[:, 0], 0  # of the level
         for above, here in zip(sizes, sizes[1:], strict=False):
@@ -273,7 +273,7 @@ class SpecTr:
         """Judge a draft; see `Verifier.verify`."""
         assert draft.logq is not None
         chains, batch = draft.depth.count(1), draft.length.shape[0]
-        u = rng.uniform(keys, (len(draft.depth) - 1,))
+        u = random.uniform(keys, (len(draft.depth) - 1,))
         leaf, going = jnp.zeros_like(draft.length), jnp.ones((batch,), bool)
         alive, bonus = jnp.ones((batch, chains), bool), logp[:, 0]
         for level in range(draft.max_depth):

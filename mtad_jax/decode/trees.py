@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft, pick, take
 from mtad_jax.decode.drafters import check_trees, check_whole, last_logits
 from mtad_jax.decode.logits import extend, history, law
@@ -113,7 +113,7 @@ class Tree:
         first = 1
         for step, count in enumerate(self.branching):
             logq = law(logits, past, controls, controls.draft_warp)  # --> [B, U, V]
-            keys = rng.round_keys(state.key, state.length, rng.DRAFT, step)
+            keys = random.round_keys(state.key, state.length, random.DRAFT, step)
             token, given = _children(logq, keys, count, self.replace)
             parent = jnp.repeat(jnp.arange(logq.shape[1]), count)
             parent = jnp.broadcast_to(parent, token.shape)
@@ -201,11 +201,11 @@ def _children(
     """Draw `count` children of each of U nodes, in draw order, and whether each could be drawn."""
     batch, places, vocab = logq.shape
     if replace:
-        noise = rng.gumbel(keys, (places, count, vocab))
+        noise = random.gumbel(keys, (places, count, vocab))
         logq = logq[:, :, None]
         token = jnp.argmax(jnp.where(logq > -jnp.inf, logq + noise, -jnp.inf), axis=-1)
         return token.reshape(batch, -1), jnp.ones((batch, places * count), bool)
-    noise = rng.gumbel(keys, (places, vocab))
+    noise = random.gumbel(keys, (places, vocab))
     score, token = jax.lax.top_k(jnp.where(logq > -jnp.inf, logq + noise, -jnp.inf), count)
     return token.reshape(batch, -1), (score > -jnp.inf).reshape(batch, -1)
 

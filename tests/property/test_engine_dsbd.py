@@ -23,7 +23,7 @@ from replay_cases import (
 )
 
 from mtad_jax import recipes
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.state import REJECTED
 from mtad_jax.decode.warp import Warp
@@ -66,10 +66,10 @@ def pair_noise(depth: int, width: int, vocab: int):
         levels = []
         for d in range(depth):
             shape = (width, width if d else 1, vocab)
-            levels.append(rng.gumbel(rng.round_keys(keys, length, rng.DRAFT, d), shape))
-        tests = rng.round_keys(keys, length, rng.ACCEPT)
-        uniforms = rng.uniform(rng.fold(tests, 0), (depth, width))
-        return levels, uniforms, rng.gumbel(rng.fold(tests, 1), (width, width, vocab))
+            levels.append(random.gumbel(random.round_keys(keys, length, random.DRAFT, d), shape))
+        tests = random.round_keys(keys, length, random.ACCEPT)
+        uniforms = random.uniform(random.fold(tests, 0), (depth, width))
+        return levels, uniforms, random.gumbel(random.fold(tests, 1), (width, width, vocab))
 
     return draw
 

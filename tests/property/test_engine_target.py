@@ -23,7 +23,7 @@ from replay_cases import (
 )
 
 from mtad_jax import recipes
-from mtad_jax.decode import random as rng
+from mtad_jax.decode import random
 from mtad_jax.decode.state import DEPTH, END, LENGTH
 from mtad_jax.decode.warp import Warp
 
@@ -98,7 +98,7 @@ def beam_search_noise(width: int, vocab: int):
     @jax.jit
     def draw(keys, length):
         rounds = [
-            rng.gumbel(rng.round_keys(keys, length + at, rng.DRAFT), (width, vocab))
+            random.gumbel(random.round_keys(keys, length + at, random.DRAFT), (width, vocab))
             for at in range(LIMIT)
         ]
         return jnp.stack(rounds, axis=1)
