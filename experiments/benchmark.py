@@ -35,7 +35,7 @@ from experiments.settings import (
     read_warp,
 )
 from mtad_jax import cli, recipes
-from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.hosts import is_first
 

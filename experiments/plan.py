@@ -33,7 +33,7 @@ from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.checkpoints.atomic import new_file
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.checkpoints.hf.read import read_json
-from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.request import Request
 from mtad_jax.devices.sharding import parse_mesh
 from mtad_jax.models.base import LinenLM
 from mtad_jax.planning import topology

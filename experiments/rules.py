@@ -11,7 +11,8 @@ from typing import Any
 from absl import flags
 
 from mtad_jax import recipes
-from mtad_jax.decode.protocols import Request, Strategy
+from mtad_jax.decode.protocols import Strategy
+from mtad_jax.decode.request import Request
 
 flags.disclaim_key_flags()
 

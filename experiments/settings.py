@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from experiments.rules import define_strategy_flags, read_strategy
 from mtad_jax.decode.checks import check_lengths
-from mtad_jax.decode.protocols import Request, Strategy
+from mtad_jax.decode.protocols import Strategy
+from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline

@@ -7,24 +7,28 @@ design. `docs/strategies.md` has the table.
 import inspect
 from collections.abc import Callable
 
-from mtad_jax.decode.beam_search import BeamSearch
-from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
-from mtad_jax.decode.drafters import Beam, Chain, NoDraft, check_depth
-from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
-from mtad_jax.decode.lookup import Lookup
-from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
-from mtad_jax.decode.mtjd import MTJD
+from mtad_jax.decode.drafters.beam import Beam
+from mtad_jax.decode.drafters.chain import Chain
+from mtad_jax.decode.drafters.confident import ConfidentChain
+from mtad_jax.decode.drafters.lookup import Lookup
+from mtad_jax.decode.drafters.none import NoDraft
+from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Strategy
-from mtad_jax.decode.trees import Tree
-from mtad_jax.decode.verifiers import (
-    Ancestral,
-    Argmax,
-    JointThreshold,
-    Rollback,
-    Threshold,
-    Typical,
-)
+from mtad_jax.decode.request import check_depth
+from mtad_jax.decode.target_only.beam_search import BeamSearch
+from mtad_jax.decode.target_only.mtjd import MTJD
+from mtad_jax.decode.verifiers.dsbd import DynamicWidth
+from mtad_jax.decode.verifiers.joint import JointThreshold
+from mtad_jax.decode.verifiers.lossless.block import BlockVerification
+from mtad_jax.decode.verifiers.lossless.rejection import Rejection
+from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
+from mtad_jax.decode.verifiers.plain import Ancestral, Argmax
+from mtad_jax.decode.verifiers.rollback import Rollback
+from mtad_jax.decode.verifiers.threshold import Threshold
+from mtad_jax.decode.verifiers.typical import Typical
 
 _WIDTH = 4  # where a recipe's width is None
 

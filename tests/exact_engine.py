@@ -1,6 +1,6 @@
 """The exact law of one round of the engine, by its own arithmetic, all its draws enumerated.
 
-The engine's drafter and verifier run; only their noise is replaced. `keys.gumbel` makes a drafter
+The engine's drafter and verifier run; only their noise is replaced. `random.gumbel` makes a drafter
 draw prescribed tokens: every draft that it can draw is one row of a batch, and the weight of a row
 comes from the drafter's own `logq`. The tests of chance are those of `exact_tests`.
 """
@@ -243,7 +243,7 @@ def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
         return jnp.max(loud * (token.shape[2] - jnp.arange(token.shape[2])[:, None]), axis=2)
 
     with (
-        mock.patch.object(rng, "gumbel", gumbel if sizes else random.gumbel),
+        mock.patch.object(random, "gumbel", gumbel if sizes else random.gumbel),
         mock.patch.object(draft_verify, "commit", lambda state, draft, verdict, **_: verdict),
     ):
         state = loop.empty_state(

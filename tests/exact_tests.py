@@ -102,7 +102,7 @@ class Judge:
 def _verify(verifier, draft, logp, logits, controls, rows, uniform):
     """Verify some rows with `uniform` in place of the tests' draws."""
     draft, logp, logits = jax.tree.map(lambda x: x[rows], (draft, logp, logits))
-    with mock.patch.object(rng, "uniform", uniform):
+    with mock.patch.object(random, "uniform", uniform):
         return verifier.verify(draft, logp, logits, random.row_keys(0, rows), controls)
 
 

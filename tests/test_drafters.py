@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtad_jax.decode import random
-from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft_verify import DraftVerify
-from mtad_jax.decode.drafters import Chain
+from mtad_jax.decode.drafters.chain import Chain
+from mtad_jax.decode.drafters.confident import ConfidentChain
+from mtad_jax.decode.drafters.lookup import Lookup
+from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.generate import generate, prepare
-from mtad_jax.decode.lookup import Lookup
-from mtad_jax.decode.lossless import Rejection
-from mtad_jax.decode.protocols import Request
-from mtad_jax.decode.trees import Tree
-from mtad_jax.decode.verifiers import Ancestral
+from mtad_jax.decode.request import Request
+from mtad_jax.decode.verifiers.lossless.rejection import Rejection
+from mtad_jax.decode.verifiers.plain import Ancestral
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import TableLM, table_lm
 

@@ -11,11 +11,13 @@ from replay_cases import BATCH, Case
 
 from mtad_jax.decode import random
 from mtad_jax.decode.draft_verify import DraftVerify
-from mtad_jax.decode.drafters import Beam, Chain
-from mtad_jax.decode.dsbd import DynamicWidth, PairDraws
-from mtad_jax.decode.lossless import Rejection
-from mtad_jax.decode.pairs import dynamic_width
-from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.drafters.beam import Beam
+from mtad_jax.decode.drafters.chain import Chain
+from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.request import Request
+from mtad_jax.decode.verifiers.dsbd import DynamicWidth
+from mtad_jax.decode.verifiers.lossless.rejection import Rejection
+from mtad_jax.decode.verifiers.pair_tests import dynamic_width
 from mtad_jax.decode.warp import Warp
 
 

@@ -13,7 +13,7 @@ from experiments.measure import Bench, Rule, Sample
 from experiments.rules import STRATEGIES
 from mtad_jax import recipes
 from mtad_jax.decode.loop import run as compiled
-from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp
 from mtad_jax.pipeline import Pipeline
 

@@ -5,14 +5,22 @@ import itertools
 import pytest
 
 from mtad_jax import recipes
-from mtad_jax.decode.confident import ConfidentChain
-from mtad_jax.decode.drafters import Beam, Chain, NoDraft
-from mtad_jax.decode.dsbd import PairDraws
-from mtad_jax.decode.lookup import Lookup
-from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
-from mtad_jax.decode.protocols import Request
-from mtad_jax.decode.trees import Tree
-from mtad_jax.decode.verifiers import JointThreshold, Rollback, Threshold, Typical
+from mtad_jax.decode.drafters.beam import Beam
+from mtad_jax.decode.drafters.chain import Chain
+from mtad_jax.decode.drafters.confident import ConfidentChain
+from mtad_jax.decode.drafters.lookup import Lookup
+from mtad_jax.decode.drafters.none import NoDraft
+from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.tree import Tree
+from mtad_jax.decode.request import Request
+from mtad_jax.decode.verifiers.joint import JointThreshold
+from mtad_jax.decode.verifiers.lossless.block import BlockVerification
+from mtad_jax.decode.verifiers.lossless.rejection import Rejection
+from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
+from mtad_jax.decode.verifiers.rollback import Rollback
+from mtad_jax.decode.verifiers.threshold import Threshold
+from mtad_jax.decode.verifiers.typical import Typical
 
 LOSSLESS = [Rejection(), BlockVerification(), TreeRejection(True), TreeRejection(False), SpecTr()]
 NAN = float("nan")

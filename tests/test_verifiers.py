@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from mtad_jax import recipes
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft
-from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.verifiers import JointThreshold, Rollback, Threshold, Typical
+from mtad_jax.decode.verifiers.joint import JointThreshold
+from mtad_jax.decode.verifiers.lossless.block import BlockVerification
+from mtad_jax.decode.verifiers.lossless.rejection import Rejection
+from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
+from mtad_jax.decode.verifiers.rollback import Rollback
+from mtad_jax.decode.verifiers.threshold import Threshold
+from mtad_jax.decode.verifiers.typical import Typical
 from mtad_jax.decode.warp import Warp
 
 CONTROLS = Controls(Warp(), Warp(), jnp.zeros((0,), jnp.int32))
@@ -56,7 +63,7 @@ def judge(monkeypatch):
             assert shape == np.shape(u), "the documented draws"
             return jnp.asarray([u], jnp.float32)
 
-        monkeypatch.setattr(rng, "uniform", uniform)
+        monkeypatch.setattr(random, "uniform", uniform)
         logp, logits = log([p]), log([p if raw is None else raw])
         verdict = rule.verify(draft, logp, logits, jax.random.key(0)[None], CONTROLS)
         bonus = np.exp(np.asarray(verdict.bonus[0], float))
@@ -304,7 +311,7 @@ def test_rows_are_judged_on_their_own(judge, monkeypatch):
     logp, keys = log([[P0, P1, P2]] * 3), jax.random.split(jax.random.key(0), 3)
     for rule in [*LOSSLESS, Threshold(0.6), Typical(0.3, 0.9), Rollback(1.0)]:
         alone = [judge(rule, d, [P0, P1, P2], u) for d, (_, u) in zip(drafts, cases, strict=True)]
-        monkeypatch.setattr(rng, "uniform", lambda *_: jnp.asarray([u for _, u in cases]))
+        monkeypatch.setattr(random, "uniform", lambda *_: jnp.asarray([u for _, u in cases]))
         verdict = rule.verify(every, logp, logp, keys, CONTROLS)
         assert verdict.leaf.tolist() == [leaf for leaf, _ in alone], rule
         bonus = np.exp(verdict.bonus)

@@ -8,7 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mtad_jax.decode.loop import bucket
-from mtad_jax.decode.protocols import Request, Strategy
+from mtad_jax.decode.protocols import Strategy
+from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.devices.sharding import check_axes
 from mtad_jax.models.base import BoundLM

@@ -6,7 +6,8 @@ from flax import struct
 from mtad_jax.decode import random
 from mtad_jax.decode.commit import commit
 from mtad_jax.decode.logits import law, node_history
-from mtad_jax.decode.protocols import Drafter, Request, Verifier
+from mtad_jax.decode.protocols import Drafter, Verifier
+from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Float

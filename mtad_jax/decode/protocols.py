@@ -1,64 +1,14 @@
 """The small protocols that a decoding rule is made of."""
 
-import dataclasses
 from typing import Any, Protocol
 
 from flax import struct
 
 from mtad_jax.decode.draft import Draft
+from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Float, Int, Key
-
-UNKNOWN = 2**31  # of a size that is not known yet: nothing is refused because of it
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked of a rule, as far as it is known: what `check` may refuse.
-
-    Attributes:
-      vocab: token ids of both models.
-      top_k, draft_top_k: tokens that the target's and the draft's warp keep; 0: all.
-      shortest: tokens of the shortest prompt.
-      samples: texts for each prompt.
-      penalty: whether a repetition penalty is asked for.
-      trees: whether both models can run trees of tokens.
-    """
-
-    vocab: int = UNKNOWN
-    top_k: int = 0
-    draft_top_k: int = 0
-    shortest: int = UNKNOWN
-    samples: int = 1
-    penalty: bool = False
-    trees: bool = True
-
-
-def check_draws(request: Request, cure: str) -> None:
-    """Raise ValueError where several samples are asked of a rule that draws nothing."""
-    if request.samples > 1:
-        raise ValueError(
-            f"samples={request.samples}: this strategy draws nothing, so all would be the same "
-            f"text: {cure} or ask for one sample"
-        )
-
-
-def check_chain(drafter: "Drafter", rule: str) -> None:
-    """Raise ValueError where a rule for chains is given another draft."""
-    if not drafter.chain:
-        name = type(drafter).__name__
-        raise ValueError(f"drafter={name}: {rule} judges a chain, not a tree: draft with Chain")
-
-
-def check_drawn(drafter: "Drafter", rule: str) -> None:
-    """Raise ValueError where a rule needs tokens drawn from q and they were chosen."""
-    if not drafter.drawn:
-        name = type(drafter).__name__
-        raise ValueError(
-            f"drafter={name}: {rule} needs tokens drawn from q, not chosen ones: draft with Chain, "
-            "Tree or Lookup"
-        )
 
 
 @struct.dataclass

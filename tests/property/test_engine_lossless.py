@@ -26,9 +26,9 @@ from replay_cases import (
 
 from mtad_jax import recipes
 from mtad_jax.decode.draft_verify import DraftVerify
-from mtad_jax.decode.lookup import Lookup
-from mtad_jax.decode.lossless import BlockVerification
+from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.protocols import Strategy
+from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.warp import Warp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -16,15 +16,19 @@ from exact_engine import Setting
 from flax import struct
 
 from mtad_jax import recipes
-from mtad_jax.decode import dsbd
-from mtad_jax.decode.confident import ConfidentChain
 from mtad_jax.decode.draft import take
 from mtad_jax.decode.draft_verify import DraftVerify
-from mtad_jax.decode.drafters import Chain
-from mtad_jax.decode.lookup import Lookup
-from mtad_jax.decode.lossless import BlockVerification, Rejection, SpecTr, TreeRejection
+from mtad_jax.decode.drafters.chain import Chain
+from mtad_jax.decode.drafters.confident import ConfidentChain
+from mtad_jax.decode.drafters.lookup import Lookup
+from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Verdict
-from mtad_jax.decode.trees import Tree
+from mtad_jax.decode.verifiers import dsbd
+from mtad_jax.decode.verifiers.lossless.block import BlockVerification
+from mtad_jax.decode.verifiers.lossless.rejection import Rejection
+from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
 from mtad_jax.decode.warp import Warp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -138,7 +142,7 @@ def test_rounds_after_rounds():
 
 
 @struct.dataclass
-class OnePair(dsbd.PairDraws):
+class OnePair(PairDraws):
     """The pairs of one beam are drawn from q at their parent: a chain."""
 
     @property

@@ -10,9 +10,9 @@ from flax import struct
 
 from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft, pick, take
-from mtad_jax.decode.drafters import check_trees, check_whole, last_logits
+from mtad_jax.decode.drafters.base import last_logits
 from mtad_jax.decode.logits import extend, history, law
-from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.request import Request, check_trees, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
@@ -46,6 +46,11 @@ class Tree:
     branching: tuple[int, ...] = struct.field(pytree_node=False)
     replace: bool = struct.field(pytree_node=False)
 
+    needs_draft = True
+    chain = False  # it is run with a window, even with one child a node
+    candidate = False  # each node has its own log q(path)
+    drawn = True
+
     @property
     def depth(self) -> int:
         """K, levels below node 0."""
@@ -60,26 +65,6 @@ class Tree:
     def sizes(self) -> tuple[int, ...]:
         """Nodes of level 0 (one), 1, ..., K."""
         return tuple(math.prod(self.branching[:d]) for d in range(self.depth + 1))
-
-    @property
-    def needs_draft(self) -> bool:
-        """A draft model is needed."""
-        return True
-
-    @property
-    def chain(self) -> bool:
-        """No: it is run with a window, even with one child a node."""
-        return False
-
-    @property
-    def candidate(self) -> bool:
-        """No: each node has its own log q(path)."""
-        return False
-
-    @property
-    def drawn(self) -> bool:
-        """Yes."""
-        return True
 
     def check(self, request: Request) -> None:
         """Raise ValueError on a branching out of range, or a model that runs chains only."""

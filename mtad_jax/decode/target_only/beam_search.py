@@ -9,10 +9,10 @@ from flax import struct
 from mtad_jax.decode import random
 from mtad_jax.decode.beams import Beams, beam_step, lattice_window
 from mtad_jax.decode.draft import pick, pick_logp, take
-from mtad_jax.decode.drafters import check_draw, check_trees, check_width
 from mtad_jax.decode.logits import History, extend, history, law
-from mtad_jax.decode.protocols import Request, check_draws
+from mtad_jax.decode.request import Request, check_draw, check_draws, check_trees, check_width
 from mtad_jax.decode.state import END, LENGTH, Controls, DecodeState, Trace
+from mtad_jax.decode.target_only.base import TargetOnly
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
@@ -43,7 +43,7 @@ class BeamState:
 
 
 @struct.dataclass
-class BeamSearch:
+class BeamSearch(TargetOnly):
     """W beams of the target until all have ended or the row is full. Lossy.
 
     The step is that of MTAD's draft, run on the target: p is warped per beam, and the joint of
@@ -58,34 +58,9 @@ class BeamSearch:
     width: int = struct.field(pytree_node=False)
     draw: str = struct.field(pytree_node=False)
 
-    @property
-    def depth(self) -> int:
-        """Nothing is drafted."""
-        return 0
-
-    @property
-    def lookahead(self) -> int:
-        """No path is longer than the row's limit."""
-        return 0
-
-    @property
-    def needs_draft(self) -> bool:
-        """No draft model."""
-        return False
-
     def scratch(self, max_new_tokens: int) -> int:
         """W slots a round: beams are never copied."""
         return self.width * max_new_tokens
-
-    @property
-    def lossless(self) -> bool:
-        """No: it looks for likely texts."""
-        return False
-
-    @property
-    def bound(self) -> None:
-        """Nothing is promised."""
-        return None
 
     def check(self, request: Request) -> None:
         """Raise ValueError on settings out of range."""

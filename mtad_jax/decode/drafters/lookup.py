@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode.draft import Draft, take
-from mtad_jax.decode.drafters import chain_draft, check_depth, check_whole
-from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.drafters.base import OneChain, chain_draft
+from mtad_jax.decode.request import Request, check_depth, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Bool, Int
 
 
 @struct.dataclass
-class Lookup:
+class Lookup(OneChain):
     """What followed the last earlier occurrence of the text's last n tokens.
 
     n is `ngram`, or the largest below it that occurs; where not even the last token does, nothing
@@ -36,30 +36,7 @@ class Lookup:
     depth: int = struct.field(pytree_node=False)
     ngram: int = struct.field(pytree_node=False)
 
-    @property
-    def nodes(self) -> int:
-        """Node 0 and K candidates."""
-        return 1 + self.depth
-
-    @property
-    def needs_draft(self) -> bool:
-        """No draft model."""
-        return False
-
-    @property
-    def chain(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def candidate(self) -> bool:
-        """It is one."""
-        return True
-
-    @property
-    def drawn(self) -> bool:
-        """Yes, from a point mass."""
-        return True
+    needs_draft = False
 
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or an n-gram out of range."""

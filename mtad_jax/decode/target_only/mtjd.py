@@ -10,9 +10,17 @@ from flax import struct
 from mtad_jax.decode.beams import Lattice, grow_beams
 from mtad_jax.decode.commit import write_block
 from mtad_jax.decode.draft import pick, pick_logp, take
-from mtad_jax.decode.drafters import check_depth, check_draw, check_trees, check_whole
-from mtad_jax.decode.protocols import UNKNOWN, Request, check_draws
+from mtad_jax.decode.request import (
+    UNKNOWN,
+    Request,
+    check_depth,
+    check_draw,
+    check_draws,
+    check_trees,
+    check_whole,
+)
 from mtad_jax.decode.state import DEPTH, END, LENGTH, Controls, DecodeState, Trace
+from mtad_jax.decode.target_only.base import TargetOnly
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Int
 
@@ -20,7 +28,7 @@ _MOST_BLOCKS = 4096  # that are enumerated, V^K
 
 
 @struct.dataclass
-class MTJD:
+class MTJD(TargetOnly):
     """Each step emits the block of K tokens that the target's joint prefers; no bonus. Lossy.
 
     The block is the likeliest beam after K steps of beam search, of beam sampling, or among all
@@ -50,19 +58,9 @@ class MTJD:
     draw: str = struct.field(pytree_node=False)
 
     @property
-    def depth(self) -> int:
-        """Nothing is drafted."""
-        return 0
-
-    @property
     def lookahead(self) -> int:
         """All levels of a block but the last are run."""
         return self.block - 1
-
-    @property
-    def needs_draft(self) -> bool:
-        """No draft model."""
-        return False
 
     def scratch(self, max_new_tokens: int) -> int:
         """One slot for the last committed token and one for each place that is run."""
@@ -71,16 +69,6 @@ class MTJD:
         # The vocabulary is not known here, but it is at most the K-th root of the limit.
         vocab = max(v for v in range(1, _MOST_BLOCKS + 1) if v**self.block <= _MOST_BLOCKS)
         return sum(vocab**level for level in range(self.block))
-
-    @property
-    def lossless(self) -> bool:
-        """No: it looks for likely blocks."""
-        return False
-
-    @property
-    def bound(self) -> None:
-        """Nothing is promised."""
-        return None
 
     def check(self, request: Request) -> None:
         """Raise ValueError on settings out of range."""
@@ -116,10 +104,6 @@ class MTJD:
                 f'depth={self.block} > {_MOST_BLOCKS}: lower depth or use draw="search"'
             )
 
-    def start(self, state: DecodeState, controls: Controls, vocab: int) -> DecodeState:
-        """Nothing is carried between blocks but the state itself."""
-        return state
-
     def step(
         self, target: BoundLM, draft: BoundLM | None, state: DecodeState, controls: Controls
     ) -> DecodeState:
@@ -142,10 +126,6 @@ class MTJD:
             widths=widths, draw="sample" if self.draw == "sample" else "search",
         )  # fmt: skip
         return _commit(target, state, lattice, cache, controls)
-
-    def finish(self, state: DecodeState) -> DecodeState:
-        """All text is written already."""
-        return state
 
 
 def _commit(

@@ -10,16 +10,16 @@ from jax import lax
 
 from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft, take
-from mtad_jax.decode.drafters import chain_draft, check_depth, last_logits
+from mtad_jax.decode.drafters.base import OneChain, chain_draft, last_logits
 from mtad_jax.decode.logits import History, extend, history, law
-from mtad_jax.decode.protocols import Request
+from mtad_jax.decode.request import Request, check_depth
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.base import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
 
 @struct.dataclass
-class ConfidentChain:
+class ConfidentChain(OneChain):
     """Up to K tokens drawn from the warped q, none where the raw q is unsure.
 
     Before each token the chain stops if max_v q_raw(v) < `fallback`; q_raw is the un-warped
@@ -37,31 +37,6 @@ class ConfidentChain:
 
     depth: int = struct.field(pytree_node=False)
     fallback: float | Float[Array, ""]
-
-    @property
-    def nodes(self) -> int:
-        """Node 0 and K candidates."""
-        return 1 + self.depth
-
-    @property
-    def needs_draft(self) -> bool:
-        """A draft model is needed."""
-        return True
-
-    @property
-    def chain(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def candidate(self) -> bool:
-        """It is one."""
-        return True
-
-    @property
-    def drawn(self) -> bool:
-        """Yes: where it stops depends on the text before alone."""
-        return True
 
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or a probability out of range."""

@@ -1,108 +1,26 @@
-"""Speculative beam decoding with dynamic width (DSBD): its draft of pairs, and its rule."""
+"""DSBD's rule: as many draws of a depth are kept as can be expected to pass."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.beams import grow_beams
 from mtad_jax.decode.draft import Draft, pick, take
-from mtad_jax.decode.drafters import (
-    check_depth,
-    check_trees,
-    check_whole,
-    last_logits,
-    lattice_draft,
-)
-from mtad_jax.decode.pairs import dynamic_width, pair_law, passing_draws
-from mtad_jax.decode.protocols import Drafter, Request, Verdict
-from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.protocols import Drafter, Verdict
+from mtad_jax.decode.request import Request
+from mtad_jax.decode.state import Controls
+from mtad_jax.decode.verifiers.base import Lossy
+from mtad_jax.decode.verifiers.pair_tests import dynamic_width, pair_law, passing_draws
 from mtad_jax.types import Array, Bool, Float, Int, Key
 
 _TINY = 1e-30  # keeps the weights of rows without survivors, which nobody reads, from being NaN
 
 
 @struct.dataclass
-class PairDraws:
-    """W beams a depth, each drawn *with* replacement from the joint of beams and tokens.
-
-    At each depth W pairs of a beam and a token are drawn from
-    Q(b, v) = q(path_b) q(v | path_b) / the sum over the draft's beams; an ended beam offers one
-    pair, itself. Equal draws stay separate beams. The lattice's nodes are as in `Beam(keep="tree")`
-    in draw order; each node's reference is its own log q(path), x* is the likeliest beam of the
-    last depth.
-
-    Draws: those of `grow_beams` with "replace".
-
-    Source: DSBD, arXiv 2409.16560. Its public code draws without replacement and verifies as if
-    with.
-
-    Attributes:
-      depth: K, at least 1; static.
-      width: W, at least 1; static.
-    """
-
-    depth: int = struct.field(pytree_node=False)
-    width: int = struct.field(pytree_node=False)
-
-    @property
-    def nodes(self) -> int:
-        """Node 0 and W nodes a depth."""
-        return 1 + self.depth * self.width
-
-    @property
-    def needs_draft(self) -> bool:
-        """A draft model is needed."""
-        return True
-
-    @property
-    def chain(self) -> bool:
-        """No: it is run with a window, even with one beam."""
-        return False
-
-    @property
-    def candidate(self) -> bool:
-        """No: each node has its own log q(path)."""
-        return False
-
-    @property
-    def drawn(self) -> bool:
-        """No: nodes are drawn from the joint of all beams, not from q at their parent."""
-        return False
-
-    def check(self, request: Request) -> None:
-        """Raise ValueError on a depth or width below 1, or a model that runs chains only."""
-        check_depth(self.depth)
-        check_whole("width", self.width)
-        if self.width < 1:
-            raise ValueError(f"width={self.width} must be >= 1: draw at least one beam")
-        check_trees(request)
-
-    def propose(
-        self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
-        """Return the lattice with q after each node above the last depth."""
-        assert lm is not None
-        logits, cache = last_logits(lm, state)
-        lattice, cache = grow_beams(
-            lm, logits[:, None], cache, state, controls, warp=controls.draft_warp,
-            widths=(self.width,) * self.depth, draw="replace",
-        )  # fmt: skip
-        draft = lattice_draft(state, lattice)
-        reference = jnp.concatenate([level.logq for level in lattice.levels], axis=1)
-        return dataclasses.replace(
-            draft,
-            reference=jnp.pad(reference, ((0, 0), (1, 0))),
-            logq=jnp.concatenate(lattice.logp, axis=1),
-        ), cache
-
-
-@struct.dataclass
-class DynamicWidth:
+class DynamicWidth(Lossy):
     """DSBD: the draws of a depth are tested in turn; as many as can be expected must pass. Lossy.
 
     Live beams have weights w_b, at the root one beam of weight 1; P(b, v) = w_b p(v | b) over
@@ -131,16 +49,6 @@ class DynamicWidth:
     """
 
     accept: float | Float[Array, ""]
-
-    @property
-    def lossless(self) -> bool:
-        """No: the likeliest slot is emitted."""
-        return False
-
-    @property
-    def bound(self) -> None:
-        """Nothing is promised."""
-        return None
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on an `accept` that is no probability, or another draft."""

@@ -1,0 +1,73 @@
+"""What drafters share: the draft model's first call, and chains of nodes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.state import DecodeState
+from mtad_jax.models.base import BoundLM
+from mtad_jax.types import Array, Bool, Float, Int
+
+
+class OneChain:
+    """What holds of every draft that is a chain drawn from q; see `Drafter`."""
+
+    depth: int
+    needs_draft = True
+    chain = True
+    candidate = True
+    drawn = True
+
+    @property
+    def nodes(self) -> int:
+        """Node 0 and K candidates."""
+        return 1 + self.depth
+
+
+def last_logits(lm: BoundLM, state: DecodeState) -> tuple[Float[Array, "B V"], Any]:
+    """Return the draft's logits after the committed text, and its cache.
+
+    Runs the last *two* committed tokens: where a whole draft was accepted, its last token never
+    went through the draft model, and this fills its slot. (A text of one token is followed by one
+    token of scratch, which nobody sees.)
+    """
+    start = jnp.maximum(state.length - 2, 0)
+    index = start[:, None] + jnp.arange(2)
+    logits, cache = lm.model.apply(
+        lm.params,
+        take(state.tokens, index),
+        positions=index,
+        write_at=start,
+        prefix=start,
+        window=None,
+        cache=state.draft_cache,
+    )
+    logits = take(logits, state.length - 1 - start)
+    return logits[:, : lm.vocab_size], cache
+
+
+def chain_draft(
+    state: DecodeState,
+    tokens: Int[Array, "B K"],
+    valid: Bool[Array, "B K"],
+    reference: Float[Array, "B K+1"],
+) -> Draft:
+    """Return node 0 and K nodes in a row; nodes past the chain's end are invalid fillers."""
+    depth = tokens.shape[1]
+    root = take(state.tokens, state.length - 1)[:, None]
+    yes = jnp.ones(root.shape, bool)
+    parent = jnp.maximum(jnp.arange(depth + 1) - 1, 0)
+    return Draft(
+        tokens=jnp.concatenate([root, tokens], axis=1),
+        parent=jnp.broadcast_to(parent, (root.shape[0], depth + 1)),
+        valid=jnp.concatenate([~yes, valid], axis=1),
+        filler=jnp.concatenate([~yes, ~valid], axis=1),
+        reference=reference,
+        length=jnp.sum(valid, axis=1),
+        logq=None,
+        window=None,
+        slot=None,
+        depth=tuple(range(depth + 1)),
+        scratch=depth + 1,
+    )

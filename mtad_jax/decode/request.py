@@ -1,0 +1,79 @@
+"""What is asked of a rule, and the checks that rules share: one line, on the host."""
+
+import dataclasses
+import numbers
+
+UNKNOWN = 2**31  # of a size that is not known yet: nothing is refused because of it
+
+
+_DEEPEST = 512  # so that keys of a round's steps stay apart (`random.round_keys`: below 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a rule, as far as it is known: what `check` may refuse.
+
+    Attributes:
+      vocab: token ids of both models.
+      top_k, draft_top_k: tokens that the target's and the draft's warp keep; 0: all.
+      shortest: tokens of the shortest prompt.
+      samples: texts for each prompt.
+      penalty: whether a repetition penalty is asked for.
+      trees: whether both models can run trees of tokens.
+    """
+
+    vocab: int = UNKNOWN
+    top_k: int = 0
+    draft_top_k: int = 0
+    shortest: int = UNKNOWN
+    samples: int = 1
+    penalty: bool = False
+    trees: bool = True
+
+
+def check_draws(request: Request, cure: str) -> None:
+    """Raise ValueError where several samples are asked of a rule that draws nothing."""
+    if request.samples > 1:
+        raise ValueError(
+            f"samples={request.samples}: this strategy draws nothing, so all would be the same "
+            f"text: {cure} or ask for one sample"
+        )
+
+
+def check_whole(name: str, value: int) -> None:
+    """Raise ValueError on a setting that is no integer: it is a size of arrays."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be a whole number: write it as an integer")
+
+
+def check_depth(depth: int) -> None:
+    """Raise ValueError on a depth out of range."""
+    check_whole("depth", depth)
+    if depth < 1:
+        raise ValueError(f"depth={depth} must be >= 1: draft at least one token a round")
+    if depth > _DEEPEST:
+        raise ValueError(f"depth={depth} must be <= {_DEEPEST}: lower depth")
+
+
+def check_width(width: int, vocab: int, top_k: int) -> None:
+    """Raise ValueError on a width below 1 or above the tokens that the warp keeps."""
+    check_whole("width", width)
+    most = min(vocab, top_k) if top_k else vocab
+    if not 1 <= width <= most:
+        name = f"top_k={top_k}" if top_k and top_k < vocab else f"vocabulary={vocab}"
+        raise ValueError(f"width={width} must be between 1 and {name}: lower width")
+
+
+def check_trees(request: Request) -> None:
+    """Raise ValueError where a model runs chains only."""
+    if not request.trees:
+        raise ValueError(
+            "this strategy drafts a tree of tokens, and a model runs chains only (its `trees` is "
+            "False): use a strategy that drafts a chain, such as speculative"
+        )
+
+
+def check_draw(draw: str, known: tuple[str, ...] = ("search", "sample")) -> None:
+    """Raise ValueError on an unknown way to choose beams."""
+    if draw not in known:
+        raise ValueError(f"draw={draw!r} must be {' or '.join(known)}")

@@ -1,0 +1,1 @@
+"""How much of a draft stays, one rule a file."""

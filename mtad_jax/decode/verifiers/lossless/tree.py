@@ -1,0 +1,94 @@
+"""Tree speculation: the children of a node are tried in draw order."""
+
+import jax.numpy as jnp
+from flax import struct
+
+from mtad_jax.decode import random
+from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.protocols import Drafter, Verdict
+from mtad_jax.decode.request import Request
+from mtad_jax.decode.state import Controls
+from mtad_jax.decode.verifiers.base import Lossless, check_drawn
+from mtad_jax.decode.verifiers.lossless.residual import normalised
+from mtad_jax.types import Array, Bool, Float, Int, Key
+
+
+@struct.dataclass
+class TreeRejection(Lossless):
+    """Tree speculation: from the root on, children are tried in draw order. Lossless.
+
+    At a node p is the target's law. A child with token x is accepted iff u < p(x)/q(x); p is the
+    target's at the child then. Else p becomes norm(max(0, p - q)), and without replacement
+    q(x) becomes 0 and q is normalised again. Where no child is accepted, the bonus is drawn from
+    the last p. Equal siblings are tried one by one. Needs a tree drawn from q.
+
+    Draws: u = `uniform(keys, (N - 1,))`, u[i - 1] for node i.
+
+    Source: SpecInfer, arXiv 2305.09781 (with replacement); multi-candidate speculative decoding,
+    arXiv 2401.06706 (without).
+
+    Attributes:
+      replace: whether siblings were drawn with replacement; as the tree's. Static.
+    """
+
+    replace: bool = struct.field(pytree_node=False)
+
+    def check(self, drafter: Drafter, request: Request) -> None:
+        """Raise ValueError on a draft not drawn from q, or drawn in the other way."""
+        check_drawn(drafter, "tree rejection")
+        if not drafter.chain and getattr(drafter, "replace", None) != self.replace:
+            raise ValueError(
+                f"replace={self.replace}: the tree is drawn with replace={not self.replace}, and "
+                "judged otherwise the text would lose the target's law: give both the same"
+            )
+
+    def verify(
+        self,
+        draft: Draft,
+        logp: Float[Array, "B N V"],
+        logits: Float[Array, "B N V"],
+        keys: Key[Array, " B"],
+        controls: Controls,
+    ) -> Verdict:
+        """Judge a draft; see `Verifier.verify`."""
+        assert draft.logq is not None
+        sizes = [draft.depth.count(level) for level in range(draft.max_depth + 1)]
+        u = random.uniform(keys, (len(draft.depth) - 1,))
+        leaf, going = jnp.zeros_like(draft.length), jnp.ones(draft.length.shape, bool)
+        bonus, first = logp[:, 0], 0  # of the level
+        for above, here in zip(sizes, sizes[1:], strict=False):
+            count = here // above
+            place = jnp.where(going, leaf - first, 0)  # of the leaf in its level
+            first += above
+            child = first + place[:, None] * count + jnp.arange(count)
+            tried = take(draft.valid, child) & going[:, None]
+            p, q = jnp.exp(take(logp, leaf)), jnp.exp(take(draft.logq, leaf))
+            chosen, rest = self._try(p, q, take(draft.tokens, child), tried, take(u, child - 1))
+            moves = chosen < count
+            bonus = jnp.where((going & ~moves)[:, None], jnp.log(rest), bonus)
+            leaf = jnp.where(moves, first + place * count + chosen, leaf)
+            going = moves
+        return Verdict(leaf, jnp.where(going[:, None], take(logp, leaf), bonus))
+
+    def _try(
+        self,
+        p: Float[Array, "B V"],
+        q: Float[Array, "B V"],
+        token: Int[Array, "B C"],
+        tried: Bool[Array, "B C"],
+        u: Float[Array, "B C"],
+    ) -> tuple[Int[Array, " B"], Float[Array, "B V"]]:
+        """Return which of C children is accepted (C: none), and p after those that were not."""
+        count = token.shape[1]
+        chosen = jnp.full(token.shape[:1], count)
+        for i in range(count):
+            own = token[:, i, None] == jnp.arange(p.shape[1])
+            p_x, q_x = take(p, token[:, i]), take(q, token[:, i])
+            test = tried[:, i] & (chosen == count)
+            passes = test & (u[:, i] * q_x < p_x)
+            chosen = jnp.where(passes, i, chosen)
+            fails = (test & ~passes)[:, None]
+            p = jnp.where(fails, normalised(jnp.maximum(p - q, 0.0), p), p)
+            if not self.replace:
+                q = jnp.where(fails, normalised(jnp.where(own, 0.0, q), q), q)
+        return chosen, p
