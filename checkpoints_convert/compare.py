@@ -14,7 +14,7 @@ from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.checkpoints.hf.read import open_folder
 from mtad_jax.checkpoints.load import read_metadata
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array
 
 _CHUNK = 256  # positions whose logits are held at once

@@ -35,7 +35,7 @@ from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.checkpoints.hf.read import read_json
 from mtad_jax.decode.request import Request
 from mtad_jax.devices.sharding import parse_mesh
-from mtad_jax.models.base import LinenLM
+from mtad_jax.models.linen import LinenLM
 from mtad_jax.planning import topology
 from mtad_jax.planning.collectives import Collectives, read_collectives
 from mtad_jax.planning.costs import Speed, link_seconds, round_of, speed

@@ -27,7 +27,7 @@ from experiments.settings import (
 from experiments.tasks import stories
 from mtad_jax import cli, recipes
 from mtad_jax.decode.warp import Warp
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.pipeline import Pipeline
 
 FULL = ""

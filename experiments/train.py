@@ -18,7 +18,7 @@ from experiments.train_loop import Trainer
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.devices.sharding import make_mesh
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, e.g. configs/train_target.py; --config.seed=1 and so on change it."

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mtad_jax.checkpoints.hf.write import write_hf
-from mtad_jax.models.base import LinenLM
+from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.llama import Llama, LlamaConfig
 from mtad_jax.types import Params
 

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from experiments import train_data, train_export, train_step
 from experiments.train_data import Phase
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
-from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.models.linen import LinenLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array
 
 Metrics = Mapping[str, float]

@@ -10,7 +10,8 @@ from flax import struct
 from jax.typing import ArrayLike
 
 from mtad_jax.devices.sharding import replicated
-from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.models.linen import LinenLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Float, Int, Params
 
 

@@ -11,7 +11,8 @@ from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
 from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.sharding import make_mesh
-from mtad_jax.models.base import BoundLM, CausalLM, LinenLM
+from mtad_jax.models.linen import LinenLM
+from mtad_jax.models.protocol import BoundLM, CausalLM
 from mtad_jax.pipeline import Completion, Pipeline
 from mtad_jax.text.tokenizer import Tokenizer, load_tokenizer
 

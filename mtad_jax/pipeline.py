@@ -17,7 +17,7 @@ from mtad_jax.decode.loop import ALL_ROUNDS
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import ENDINGS, DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.text import tokenizer as tokenizers
 from mtad_jax.text.stream import StopTrimmer
 from mtad_jax.types import Int

@@ -20,7 +20,7 @@ from mtad_jax import BoundLM, Pipeline, generate, recipes
 from mtad_jax.checkpoints.save import save
 from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.sharding import make_mesh
-from mtad_jax.models.base import LinenLM
+from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.quantize import is_quantized, parse_int8, quantize
 from mtad_jax.testing import TableLM, check_causal_lm
 

@@ -17,7 +17,7 @@ from mtad_jax.calibration.report import Calibration
 from mtad_jax.calibration.search import Progress, Search
 from mtad_jax.decode.settings import Settings
 from mtad_jax.decode.warp import Warp
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Int
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mtad_jax.decode.loop import empty_state
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.state import Controls
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
 

@@ -18,7 +18,7 @@ from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.settings import Plan, Settings, check_settings
 from mtad_jax.decode.warp import Warp, warped_logp
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Int
 
 _STEPS, _TIMINGS = 16, 9  # of a model call: how many in a row, and how often that is timed

@@ -27,7 +27,8 @@ from mtad_jax.checkpoints.hf.read import (
 )
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.devices.sharding import is_spec
-from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.models.linen import LinenLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.models.quantize import QArray, check_compute_dtype, quantize_param
 from mtad_jax.text import tokenizer as tokenizers
 

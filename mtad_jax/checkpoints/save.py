@@ -17,7 +17,7 @@ from mtad_jax.checkpoints.hf.write import with_dtype, write_json
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, from_array
 from mtad_jax.checkpoints.load import FORMAT_VERSION, LoadedModel, Metadata
 from mtad_jax.devices.sharding import is_spec
-from mtad_jax.models.base import LinenLM
+from mtad_jax.models.linen import LinenLM
 
 _MARGIN = 16_000_000  # bytes beside the weights: tokenizer, metadata, file system blocks
 

@@ -15,7 +15,7 @@ from mtad_jax.decode.draft import pick, take
 from mtad_jax.decode.logits import extend, history, law
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.warp import Warp
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
 

@@ -12,7 +12,7 @@ from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.devices.sharding import check_axes
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool
 
 

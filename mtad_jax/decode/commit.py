@@ -10,7 +10,7 @@ from mtad_jax.decode import random
 from mtad_jax.decode.draft import Draft, node_logp, path_sum, path_to, pick, pick_logp, take
 from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED, Controls, DecodeState, Trace
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Float, Int
 
 

@@ -9,7 +9,7 @@ from mtad_jax.decode.logits import law, node_history
 from mtad_jax.decode.protocols import Drafter, Verifier
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Float
 
 

@@ -16,7 +16,7 @@ from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.devices.sharding import by_rows, replicated
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Int
 
 

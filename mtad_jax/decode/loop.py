@@ -13,7 +13,7 @@ from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import Controls, DecodeState, Trace
 from mtad_jax.devices.sharding import by_rows, replicated
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Int
 
 ALL_ROUNDS = 2**31 - 1  # more than any text needs

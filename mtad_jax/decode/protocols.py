@@ -7,7 +7,7 @@ from flax import struct
 from mtad_jax.decode.draft import Draft
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Float, Int, Key
 
 

@@ -11,7 +11,7 @@ from mtad_jax.decode import checks
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Int
 
 

@@ -9,7 +9,7 @@ import jax
 
 from mtad_jax.calibration.calls import Calls, round_calls
 from mtad_jax.decode.protocols import Strategy
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.planning.chips import Chip
 from mtad_jax.planning.collectives import Collective
 from mtad_jax.planning.memory import plain_bytes, total

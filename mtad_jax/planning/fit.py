@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from mtad_jax.models.base import LinenLM
+from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.quantize import PARTS
 from mtad_jax.planning.chips import Chip
 from mtad_jax.planning.memory import Memory, analytic

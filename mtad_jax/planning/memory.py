@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mtad_jax.decode.loop import CHUNK
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.planning.program import Job, state_of
 
 _LANES, _SUBLANES = 128, 8  # a TPU's tile: the last two dimensions are padded to it

@@ -18,7 +18,8 @@ from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models import cache as kv
-from mtad_jax.models.base import BoundLM, LinenLM
+from mtad_jax.models.linen import LinenLM
+from mtad_jax.models.protocol import BoundLM
 
 _PREFILL = 512  # prompt tokens unless told otherwise
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mtad_jax.models.base import BoundLM, LinenLM
 from mtad_jax.models.cache import visible_slots
+from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.llama import Llama, LlamaConfig
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
 _POISON = 5  # what an unwritten slot holds: reading one must change the result

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 
 # A tree with a fork at its root and one below it; node 0 is the last committed token.
 _PARENT = np.array([0, 0, 0, 1, 2, 2, 5])

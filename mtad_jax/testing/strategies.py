@@ -16,7 +16,7 @@ from mtad_jax.decode.loop import bucket, run
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.warp import Warp, warped_logp
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.testing.results import check_result, same_result
 
 _LENGTHS = (1, 9, 4, 40)  # of the prompts; the last takes a larger bucket than the others

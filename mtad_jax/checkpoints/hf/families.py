@@ -8,7 +8,7 @@ from typing import Any, cast
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from mtad_jax.models.base import LinenLM, LMConfig
+from mtad_jax.models.linen import LinenLM, LMConfig
 from mtad_jax.models.llama import Llama, llama_config
 from mtad_jax.models.opt import OPT, opt_config
 

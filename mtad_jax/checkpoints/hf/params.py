@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mtad_jax.checkpoints.hf.families import Family, Rule, family_of, model_of, shapes_of
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor
-from mtad_jax.models.base import LinenLM
+from mtad_jax.models.linen import LinenLM
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.state import DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
 

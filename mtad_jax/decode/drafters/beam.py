@@ -17,7 +17,7 @@ from mtad_jax.decode.request import (
     check_width,
 )
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Int
 
 

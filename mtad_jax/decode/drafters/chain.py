@@ -15,7 +15,7 @@ from mtad_jax.decode.request import (
     check_depth,
 )
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 
 
 @struct.dataclass

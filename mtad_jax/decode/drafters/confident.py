@@ -14,7 +14,7 @@ from mtad_jax.decode.drafters.base import OneChain, chain_draft, last_logits
 from mtad_jax.decode.logits import History, extend, history, law
 from mtad_jax.decode.request import Request, check_depth
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
 

@@ -10,7 +10,7 @@ from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.drafters.base import OneChain, chain_draft
 from mtad_jax.decode.request import Request, check_depth, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Int
 
 

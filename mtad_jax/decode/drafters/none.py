@@ -8,7 +8,7 @@ from flax import struct
 from mtad_jax.decode.draft import Draft, take
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 
 
 @struct.dataclass

@@ -12,7 +12,7 @@ from mtad_jax.decode.drafters.base import last_logits
 from mtad_jax.decode.drafters.beam import lattice_draft
 from mtad_jax.decode.request import Request, check_depth, check_trees, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 
 
 @struct.dataclass

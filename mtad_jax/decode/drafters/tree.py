@@ -14,7 +14,7 @@ from mtad_jax.decode.drafters.base import last_logits
 from mtad_jax.decode.logits import extend, history, law
 from mtad_jax.decode.request import Request, check_trees, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
 _MOST_NODES = 1024  # beyond it one target call costs more than the tree can save

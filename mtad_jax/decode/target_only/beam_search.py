@@ -13,7 +13,7 @@ from mtad_jax.decode.logits import History, extend, history, law
 from mtad_jax.decode.request import Request, check_draw, check_draws, check_trees, check_width
 from mtad_jax.decode.state import END, LENGTH, Controls, DecodeState, Trace
 from mtad_jax.decode.target_only.base import TargetOnly
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
 

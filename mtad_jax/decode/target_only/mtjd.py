@@ -21,7 +21,7 @@ from mtad_jax.decode.request import (
 )
 from mtad_jax.decode.state import DEPTH, END, LENGTH, Controls, DecodeState, Trace
 from mtad_jax.decode.target_only.base import TargetOnly
-from mtad_jax.models.base import BoundLM
+from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Int
 
 _MOST_BLOCKS = 4096  # that are enumerated, V^K

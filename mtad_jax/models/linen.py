@@ -1,73 +1,19 @@
-"""What the decoder needs of a language model: the `CausalLM` protocol and `BoundLM`."""
+"""Modules of this package as language models: parameters, layouts, int8 and caches."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jax.sharding import Mesh
 
-from mtad_jax.devices.sharding import Layout, Rules, check_axes, constrain, is_spec, mesh_of
+from mtad_jax.devices.sharding import Layout, Rules, check_axes, constrain, is_spec
 from mtad_jax.models import cache as kv
 from mtad_jax.models import quantize as q8
 from mtad_jax.types import Array, Bool, Float, Int, Params
-
-
-@runtime_checkable
-class CausalLM(Protocol):
-    """A language model as a pure function of its parameters and its cache.
-
-    Static and hashable: holds no arrays, so that it can be a jit constant.
-    """
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of logits a position gets."""
-        ...
-
-    @property
-    def max_positions(self) -> int:
-        """Positions 0 ... max_positions - 1 are meaningful to the model."""
-        ...
-
-    @property
-    def trees(self) -> bool:
-        """Whether `apply` takes a `window`, as rules that draft a tree of tokens need."""
-        ...
-
-    def init_cache(self, batch: int, slots: int, dtype: jnp.dtype) -> Any:
-        """Return an empty cache with `slots` places a row."""
-        ...
-
-    def apply(
-        self,
-        params: Params,
-        tokens: Int[Array, "B T"],
-        *,
-        positions: Int[Array, "B T"],
-        write_at: Int[Array, " B"],
-        prefix: Int[Array, " B"],
-        window: Bool[Array, "B T R"] | None,
-        cache: Any,
-    ) -> tuple[Float[Array, "B T V"], Any]:
-        """Run T tokens a row, writing them to the cache from slot `write_at[b]` on.
-
-        Visibility is `mtad_jax.models.cache.visible_slots`. Returns f32 logits and the new cache.
-        """
-        ...
-
-    def keep(
-        self, cache: Any, source: Int[Array, "B M"], dest: Int[Array, " B"], *, span: int
-    ) -> Any:
-        """Copy cache slot `source[b, m]` to `dest[b] + m`, all reads before all writes.
-
-        Every source lies in the `span` slots from `dest[b] - 1` on.
-        """
-        ...
 
 
 class LMConfig(Protocol):
@@ -336,59 +282,3 @@ def _kv_repeat(heads: int, split: int) -> int:
         f"mesh axis model:{split} and num_kv_heads={heads}: one must divide the other: use model:"
         f"{max(n for n in range(1, split) if heads % n == 0)}"
     )
-
-
-@struct.dataclass
-class BoundLM:
-    """A model with its parameters: what `generate` takes.
-
-    Attributes:
-      params: the parameter tree, on device.
-      model: the static model.
-      vocab: ids 0 ... vocab - 1 are real tokens; rows past it are padding and never chosen.
-        None: `model.vocab_size`.
-    """
-
-    params: Params
-    model: CausalLM = struct.field(pytree_node=False)
-    vocab: int | None = struct.field(pytree_node=False, default=None)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of real token ids."""
-        return self.model.vocab_size if self.vocab is None else self.vocab
-
-    @property
-    def mesh(self) -> Mesh | None:
-        """The mesh that the parameters lie on; None: single devices."""
-        return mesh_of(self.params)
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """The dtype that the model computes in, which the cache (or its scales) shares."""
-        return q8.compute_dtype(self.params)
-
-    def quantized(self, int8: str | Iterable[str]) -> "BoundLM":
-        """Return this model with weights, cache or both as int8; see `mtad_jax.models.quantize`.
-
-        Loading as int8 (`mtad_jax.load(..., int8=...)`) does it tensor by tensor, and never holds
-        the whole model in full precision.
-
-        Args:
-          int8: "weights", "kv", both ("weights,kv"), or none ("").
-
-        Raises:
-          ValueError: an unknown name, a part that is int8 already, a model in float16, or one
-            that is not one of this package's modules.
-        """
-        if not isinstance(self.model, LinenLM):
-            raise ValueError(
-                f"int8={int8}: only Llama and OPT of this package can be int8, not "
-                f"{type(self.model).__name__}: leave int8 out"
-            )
-        model = self.model.quantized(int8)
-        q8.check_compute_dtype(model.int8, self.dtype)
-        params = self.params
-        if model.int8 - self.model.int8 >= {"weights"}:
-            params = model.convert(params, self.dtype)
-        return self.replace(params=params, model=model)  # type: ignore[attr-defined]
