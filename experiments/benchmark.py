@@ -18,13 +18,10 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import benchmark_rules, supervise
-from experiments.benchmark_report import summary_lines, table_lines
-from experiments.benchmark_tasks import Task, find_stories, make_tasks
-from experiments.measure import Bench, Rule, Sample
-from experiments.output import NoWriter, RowWriter
-from experiments.prompts import Prompt, encode_prompts
-from experiments.settings import (
+from experiments.bench import rules as benchmark_rules
+from experiments.bench.measure import Bench, Rule, Sample
+from experiments.bench.report import summary_lines, table_lines
+from experiments.flags.settings import (
     INT8_FLAGS,
     MESH_FLAGS,
     TAU,
@@ -34,6 +31,10 @@ from experiments.settings import (
     parse_ids,
     read_warp,
 )
+from experiments.launch import supervise
+from experiments.rows.output import NoWriter, RowWriter
+from experiments.rows.prompts import Prompt, encode_prompts
+from experiments.tasks.shipped import Task, find_stories, make_tasks
 from mtad_jax import cli, recipes
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp

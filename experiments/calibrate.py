@@ -18,10 +18,8 @@ from absl import flags
 from tqdm import tqdm
 
 import mtad_jax
-from experiments import generate, supervise
-from experiments.benchmark_tasks import make_tasks
-from experiments.prompts import Prompt, encode_prompts, read_prompts
-from experiments.settings import (
+from experiments import generate
+from experiments.flags.settings import (
     MESH_FLAGS,
     check_models,
     define_control_flags,
@@ -35,6 +33,9 @@ from experiments.settings import (
     read_warp,
     setting_flags,
 )
+from experiments.launch import supervise
+from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
+from experiments.tasks.shipped import make_tasks
 from mtad_jax import cli, recipes
 from mtad_jax.calibration.candidates import shown
 from mtad_jax.calibration.decide import Floor, check_floor

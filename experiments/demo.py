@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from experiments.benchmark_tasks import OPENINGS, Task, make_tasks
-from experiments.measure import Bench, Rule
-from experiments.scores import Score, by_rule, score
-from experiments.settings import TOP_K, TOP_P, define_model_flags, load_models
+from experiments.bench.measure import Bench, Rule
+from experiments.bench.scores import Score, by_rule, score
+from experiments.flags.settings import TOP_K, TOP_P, define_model_flags, load_models
+from experiments.tasks.shipped import OPENINGS, Task, make_tasks
 from experiments.tasks.sql_execution import run_select
 from experiments.tasks.text_to_sql import build_database
 from mtad_jax import cli, recipes

@@ -25,11 +25,9 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from experiments import measure, supervise
-from experiments.output import NoWriter, RowWriter
-from experiments.prompts import Prompt, encode_prompts, read_prompts
-from experiments.rules import read_rule
-from experiments.settings import (
+from experiments.bench import measure
+from experiments.flags.rules import read_rule
+from experiments.flags.settings import (
     Settings,
     check_models,
     define_setting_flags,
@@ -38,6 +36,9 @@ from experiments.settings import (
     read_settings,
     setting_flags,
 )
+from experiments.launch import supervise
+from experiments.rows.output import NoWriter, RowWriter
+from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
 from mtad_jax import cli
 from mtad_jax.devices.hosts import from_first, is_first
 from mtad_jax.pipeline import Completion, Pipeline

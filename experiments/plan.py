@@ -17,9 +17,9 @@ from typing import Any
 from absl import flags
 
 from configs import models as presets
-from experiments.plan_rules import Acceptance, read_acceptance, rules_of
-from experiments.rules import define_strategy_flags, read_rule, read_strategy
-from experiments.settings import (
+from experiments.flags.acceptance import Acceptance, read_acceptance, rules_of
+from experiments.flags.rules import define_strategy_flags, read_rule, read_strategy
+from experiments.flags.settings import (
     check_models,
     check_no_draft_flags,
     define_draft_warp_flags,

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.benchmark_tasks import Task, find_stories, make_tasks
-from experiments.measure import Bench, Rule
-from experiments.scores import score
-from experiments.settings import (
+from experiments.bench.measure import Bench, Rule
+from experiments.bench.scores import score
+from experiments.flags.settings import (
     INT8_FLAGS,
     TAU,
     TOP_K,
@@ -25,6 +24,7 @@ from experiments.settings import (
     load_models,
 )
 from experiments.tasks import stories
+from experiments.tasks.shipped import Task, find_stories, make_tasks
 from mtad_jax import cli, recipes
 from mtad_jax.decode.warp import Warp
 from mtad_jax.models.protocol import BoundLM

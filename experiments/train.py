@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import train_export
-from experiments.train_loop import Trainer
+from experiments.training import export as train_export
+from experiments.training.loop import Trainer
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.devices.sharding import make_mesh

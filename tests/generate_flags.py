@@ -3,7 +3,7 @@
 from absl import flags
 
 from experiments import generate as program
-from experiments.settings import Settings, read_settings
+from experiments.flags.settings import Settings, read_settings
 
 
 def _values(args) -> flags.FlagValues:

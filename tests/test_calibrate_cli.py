@@ -11,7 +11,7 @@ from tiny_pair import write_ids_only_pair
 import mtad_jax
 from experiments import calibrate as program
 from experiments import generate
-from experiments.settings import read_settings
+from experiments.flags.settings import read_settings
 from mtad_jax.calibration.candidates import Candidate, default_candidates
 from mtad_jax.calibration.decide import Interval
 from mtad_jax.calibration.report import Calibration, Row

@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from experiments.rules import STRATEGIES
+from experiments.flags.rules import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,7 @@ import pytest
 from generate_flags import run
 from tiny_pair import IDS_ONLY_VOCAB, write_ids_only_pair, write_pair
 
-from experiments.output import RowWriter
+from experiments.rows.output import RowWriter
 from mtad_jax import recipes
 from mtad_jax.pipeline import Pipeline
 

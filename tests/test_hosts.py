@@ -23,9 +23,10 @@ from tiny_pair import write_ids_only_pair
 import experiments
 import mtad_jax
 from checkpoints_convert.engine import from_hf
-from experiments import benchmark, supervise
+from experiments import benchmark
 from experiments import generate as program
-from experiments.child import Child
+from experiments.launch import supervise
+from experiments.launch.worker import Child
 from mtad_jax.devices.hosts import checkpoint_digest, code_digest, find_place, first_difference
 from mtad_jax.pipeline import Pipeline
 

@@ -8,9 +8,13 @@ import pytest
 from absl import flags
 from tiny_pair import write_pair
 
-from experiments import benchmark, benchmark_report, benchmark_rules, benchmark_tasks, scores
-from experiments.measure import Bench, Rule, Sample
-from experiments.rules import STRATEGIES
+from experiments import benchmark
+from experiments.bench import report as benchmark_report
+from experiments.bench import rules as benchmark_rules
+from experiments.bench import scores
+from experiments.bench.measure import Bench, Rule, Sample
+from experiments.flags.rules import STRATEGIES
+from experiments.tasks import shipped as benchmark_tasks
 from mtad_jax import recipes
 from mtad_jax.decode.loop import run as compiled
 from mtad_jax.decode.request import Request

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import models
 from experiments import plan as program
-from experiments.plan_rules import read_acceptance, rules_of
+from experiments.flags.acceptance import read_acceptance, rules_of
 from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.checkpoints.hf.families import model_of

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from experiments import roll as rolls
-from experiments.roll import Answerer, make_roll
+from experiments.launch import rendezvous as rolls
+from experiments.launch.rendezvous import Answerer, make_roll
 from mtad_jax.devices.hosts import Place
 
 FACTS = {"--num_processes": "3", "--top_p": "0.9"}

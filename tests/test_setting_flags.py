@@ -6,7 +6,7 @@ import os
 import pytest
 from generate_flags import read, run
 
-from experiments import rules
+from experiments.flags import rules
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mtad_jax
-from experiments.benchmark_tasks import OPENINGS
+from experiments.tasks.shipped import OPENINGS
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 

@@ -14,9 +14,11 @@ from absl.testing import flagsaver
 from tiny_tokenizers import sentencepiece_folder
 
 from configs import train_draft, train_target
-from experiments import train, train_data, train_export
-from experiments.train_data import Phase
-from experiments.train_loop import Trainer
+from experiments import train
+from experiments.training import data as train_data
+from experiments.training import export as train_export
+from experiments.training.data import Phase
+from experiments.training.loop import Trainer
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.devices.sharding import make_mesh, parse_mesh
@@ -139,7 +141,8 @@ def command(data, output, *more):
 
 KILLED = """
 import os, signal
-from experiments import train, train_data
+from experiments import train
+from experiments.training import data as train_data
 from mtad_jax import cli
 
 batch_at = train_data.batch_at

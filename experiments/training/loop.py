@@ -10,8 +10,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from experiments import train_data, train_export, train_step
-from experiments.train_data import Phase
+from experiments.training import data as train_data
+from experiments.training import export as train_export
+from experiments.training import step as train_step
+from experiments.training.data import Phase
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM

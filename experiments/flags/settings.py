@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from jax.sharding import Mesh
 
-from experiments.rules import define_strategy_flags, read_strategy
+from experiments.flags.rules import define_strategy_flags, read_strategy
 from mtad_jax.decode.checks import check_lengths
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import Request

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from experiments.measure import Rule, Sample
-from experiments.scores import Score, by_rule, choosing, chosen_and_reported, reported, score
+from experiments.bench.measure import Rule, Sample
+from experiments.bench.scores import Score, by_rule, choosing, chosen_and_reported, reported, score
 
 BASE = "sample"  # label of plain sampling
 AIM_CALLS = 1.42  # tokens a target call, MMTAD over speculative sampling at equal depth

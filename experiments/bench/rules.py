@@ -10,8 +10,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from experiments.measure import Rule, Sample
-from experiments.scores import Z95, by_rule, score
+from experiments.bench.measure import Rule, Sample
+from experiments.bench.scores import Z95, by_rule, score
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 

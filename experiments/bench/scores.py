@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from experiments.measure import Sample
+from experiments.bench.measure import Sample
 
 Z95 = 1.959964
 

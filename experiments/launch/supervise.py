@@ -22,9 +22,9 @@ from absl import flags
 
 import experiments
 import mtad_jax
-from experiments.child import Child
-from experiments.output import rows_kept
-from experiments.roll import Answerer, Caller, make_roll
+from experiments.launch.rendezvous import Answerer, Caller, make_roll
+from experiments.launch.worker import Child
+from experiments.rows.output import rows_kept
 from experiments.tasks import stories
 from mtad_jax import cli
 from mtad_jax.devices.hosts import Place, checkpoint_digest, code_digest, find_place, join

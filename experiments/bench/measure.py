@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from experiments.settings import Settings
+from experiments.flags.settings import Settings
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy

@@ -1,0 +1,1 @@
+"""What the benchmark measures, its suites and its tables."""

@@ -1,0 +1,1 @@
+"""Flags that several commands share: defined, read and checked in one place."""

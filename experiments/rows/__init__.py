@@ -1,0 +1,1 @@
+"""Prompt rows in, result rows out."""

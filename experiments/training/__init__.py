@@ -1,0 +1,1 @@
+"""The trainer's data, step, loop and export."""
