@@ -1,1 +1,1 @@
-"""Training data, tasks and measurements of the shipped model pair."""
+"""The commands: generate, benchmark, calibrate, plan, train and what is behind them."""

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from experiments.bench import measure
 from experiments.flags.rules import read_rule
 from experiments.flags.settings import (
-    Settings,
+    RunSettings,
     check_models,
     define_setting_flags,
     load_models,
@@ -40,8 +40,9 @@ from experiments.launch import supervise
 from experiments.rows.output import NoWriter, RowWriter
 from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
 from mtad_jax import cli
+from mtad_jax.completions import Completion
 from mtad_jax.devices.hosts import from_first, is_first
-from mtad_jax.pipeline import Completion, Pipeline
+from mtad_jax.pipeline import Pipeline
 
 SOURCES = ("prompt", "prompt_ids", "prompts")
 OUTPUT_FLAGS = ("overwrite", "resume")
@@ -94,7 +95,7 @@ def generate(values: flags.FlagValues) -> int:
     return write_rows(pipe, prompts, ids, settings, writer, values.batch_size, rule)
 
 
-def stream_text(pipe: Pipeline, ids: list[int], settings: Settings) -> None:
+def stream_text(pipe: Pipeline, ids: list[int], settings: RunSettings) -> None:
     """Print one prompt's continuation while it is made; its ids where there is no tokenizer."""
     measure.warm_up(pipe, [ids], settings)
     begin = time.perf_counter()
@@ -131,7 +132,7 @@ def write_rows(
     pipe: Pipeline,
     prompts: Sequence[Prompt],
     ids: Sequence[list[int]],
-    settings: Settings,
+    settings: RunSettings,
     writer: RowWriter,
     batch_size: int,
     rule: dict[str, Any],
@@ -168,7 +169,7 @@ def decode_batches(
     pipe: Pipeline,
     prompts: Sequence[Prompt],
     ids: Sequence[list[int]],
-    settings: Settings,
+    settings: RunSettings,
     batch_size: int,
     start: int = 0,
 ) -> Iterator[tuple[int, list[Completion], float]]:
@@ -201,7 +202,7 @@ def decode_batches(
 
 
 def random_streams(
-    prompts: Sequence[Prompt], index: Sequence[int], settings: Settings
+    prompts: Sequence[Prompt], index: Sequence[int], settings: RunSettings
 ) -> dict[str, Any]:
     """Return the seed and the row ids of the prompts `index` of a run: their own or by index."""
     samples = settings.samples

@@ -6,6 +6,7 @@ from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints.load import LoadedModel, load
 from mtad_jax.checkpoints.save import save
+from mtad_jax.completions import Completion
 from mtad_jax.decode.certificate import Certificate, certificate
 from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
@@ -13,7 +14,7 @@ from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM, CausalLM
-from mtad_jax.pipeline import Completion, Pipeline
+from mtad_jax.pipeline import Pipeline
 from mtad_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [

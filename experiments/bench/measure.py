@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from experiments.flags.settings import Settings
+from experiments.flags.settings import RunSettings
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy
@@ -176,7 +176,7 @@ class Bench:
         return max(2 * first - begin - time.perf_counter(), 0.0)
 
 
-def sizes(batch: Sequence[list[int]], settings: Settings) -> tuple[int, int, int]:
+def sizes(batch: Sequence[list[int]], settings: RunSettings) -> tuple[int, int, int]:
     """Return what a batch compiles as: rows, prompt width and cache slots."""
     longest = max(map(len, batch))
     scratch = settings.strategy.scratch(settings.max_new_tokens)
@@ -184,7 +184,7 @@ def sizes(batch: Sequence[list[int]], settings: Settings) -> tuple[int, int, int
     return rows, bucket(longest), bucket(longest + settings.max_new_tokens + scratch)
 
 
-def warm_up(pipe: Pipeline, batch: Sequence[list[int]], settings: Settings) -> None:
+def warm_up(pipe: Pipeline, batch: Sequence[list[int]], settings: RunSettings) -> None:
     """Compile what a call on this batch runs: two rounds of it are enough.
 
     Two, because a stream's second round is given the state that the first gave back.

@@ -30,7 +30,7 @@ _WARP_FLAGS = ("temperature", "top_k", "top_p", "min_p")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What every prompt of a run is decoded with.
 
     Attributes:
@@ -164,7 +164,7 @@ def _define_text_flags(values: flags.FlagValues) -> None:
     )
 
 
-def read_settings(values: flags.FlagValues) -> Settings:
+def read_settings(values: flags.FlagValues) -> RunSettings:
     """Return the settings that the flags ask for.
 
     Raises:
@@ -185,7 +185,7 @@ def read_settings(values: flags.FlagValues) -> Settings:
         if draft_warp is not None:
             raise ValueError(_without_draft(first_draft_warp_flag(values), values.strategy))
         check_no_draft_flags(values)
-    return Settings(
+    return RunSettings(
         strategy=strategy,
         warp=warp,
         draft_warp=draft_warp,
@@ -204,7 +204,7 @@ def check_no_draft_flags(values: flags.FlagValues) -> None:
 
 
 def read_controls(values: flags.FlagValues) -> dict[str, Any]:
-    """Return what `define_control_flags` asks for, as keyword settings; see `Settings`.
+    """Return what `define_control_flags` asks for, as keyword settings; see `RunSettings`.
 
     Raises:
       ValueError: flags contradict each other, or a value is out of range.

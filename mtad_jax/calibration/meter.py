@@ -16,7 +16,7 @@ from mtad_jax.decode.checks import check_count, check_draft, check_prompts
 from mtad_jax.decode.generate import Call, prepare
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy
-from mtad_jax.decode.settings import Plan, Settings, check_settings
+from mtad_jax.decode.settings import CheckedSettings, Settings, check_settings
 from mtad_jax.decode.warp import Warp, warped_logp
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Int
@@ -192,7 +192,7 @@ class EngineMeter:
             settings.pop("draft_warp", None)
         return settings
 
-    def _plan(self, strategy: Strategy) -> Plan:
+    def _plan(self, strategy: Strategy) -> CheckedSettings:
         """Check a rule against all settings, without compiling anything."""
         return check_settings(
             self._own_settings(strategy), self._length, strategy=strategy, target=self._target,

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mtad_jax.checkpoints import arrays
 from mtad_jax.checkpoints.hf.families import model_of
-from mtad_jax.checkpoints.hf.params import Layout, check_params, to_params
+from mtad_jax.checkpoints.hf.params import KeyLayout, check_params, to_params
 from mtad_jax.checkpoints.hf.read import (
     SIDE_FILES,
     inner_file,
@@ -76,7 +76,7 @@ class Metadata:
     source_dtype: str
     dtype: str
     converter_version: str
-    layout: Layout
+    layout: KeyLayout
 
 
 def load(
@@ -186,7 +186,7 @@ def read_metadata(path: Path) -> Metadata:
         return Metadata(
             version,
             *(str(data[name]) for name in names),
-            layout=Layout(bool(layout["bare"]), tuple(layout["tied"]), tuple(layout["ignored"])),
+            layout=KeyLayout(bool(layout["bare"]), tuple(layout["tied"]), tuple(layout["ignored"])),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(

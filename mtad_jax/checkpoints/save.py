@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from mtad_jax.checkpoints import arrays
 from mtad_jax.checkpoints.atomic import new_folder
-from mtad_jax.checkpoints.hf.params import Layout
+from mtad_jax.checkpoints.hf.params import KeyLayout
 from mtad_jax.checkpoints.hf.read import SIDE_FILES, copy_files
 from mtad_jax.checkpoints.hf.write import with_dtype, write_json
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, from_array
@@ -46,7 +46,7 @@ def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> N
         source_dtype=dtype,
         dtype=dtype,
         converter_version=version("mtad-jax"),
-        layout=Layout(),
+        layout=KeyLayout(),
     )
     config = loaded.config if dtype == "mixed" else with_dtype(loaded.config, dtype)
     with new_folder(path, overwrite=overwrite, need_bytes=folder_bytes(params)) as temporary:

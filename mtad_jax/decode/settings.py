@@ -50,7 +50,7 @@ class Settings(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckedSettings:
     """Checked settings, spelt out for the `B * samples` rows of a call.
 
     Attributes:
@@ -78,7 +78,7 @@ def check_settings(
     strategy: Strategy,
     target: BoundLM,
     draft: BoundLM | None,
-) -> Plan:
+) -> CheckedSettings:
     """Check all settings of a call on prompts of these lengths, on the host.
 
     Raises:
@@ -112,7 +112,7 @@ def check_settings(
         penalty=None if penalty is None else jnp.float32(penalty),
         min_length=jnp.asarray(length + np.int32(least)) if least and ends.size else None,
     )
-    return Plan(controls, length, seed, row_ids, samples, new, slots)
+    return CheckedSettings(controls, length, seed, row_ids, samples, new, slots)
 
 
 def _check_names(settings: Settings) -> None:

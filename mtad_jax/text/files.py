@@ -14,7 +14,7 @@ import sentencepiece
 import tokenizers as hf
 
 from mtad_jax.errors import one_line
-from mtad_jax.text.settings import AddedToken, Settings, parse_json, read_json
+from mtad_jax.text.settings import AddedToken, TokenizerSettings, parse_json, read_json
 from mtad_jax.text.token_bytes import SPACE, byte_piece, decoder_bytes
 
 # Appended to a model, this protobuf message is merged into it: normalizer_spec (field 3) with
@@ -49,14 +49,14 @@ class Backend:
     adds_bos: bool
 
 
-def _named_ids(vocabulary: Mapping[str, int], settings: Settings) -> set[int]:
+def _named_ids(vocabulary: Mapping[str, int], settings: TokenizerSettings) -> set[int]:
     """Ids of every token that the configuration calls special."""
     named = [*settings.roles.values(), *settings.extra]
     ids = {vocabulary[token] for token in named if token in vocabulary}
     return ids | {token.id for token in settings.added if token.special}
 
 
-def read_sentencepiece(path: Path, settings: Settings) -> Backend:
+def read_sentencepiece(path: Path, settings: TokenizerSettings) -> Backend:
     """Reads a sentencepiece `tokenizer.model`.
 
     Raises:
@@ -110,7 +110,7 @@ def _sentencepiece_encode(
     bare: Any,
     vocabulary: Mapping[str, int],
     literal: set[str],
-    settings: Settings,
+    settings: TokenizerSettings,
 ) -> Callable[[str], list[int]]:
     """Sentencepiece's encoding with literal special tokens recognised, as Hugging Face does.
 
@@ -132,7 +132,7 @@ def _sentencepiece_encode(
     return encode
 
 
-def read_tokenizer_json(path: Path, settings: Settings) -> Backend:
+def read_tokenizer_json(path: Path, settings: TokenizerSettings) -> Backend:
     """Reads a Hugging Face `tokenizer.json`.
 
     Raises:
@@ -158,7 +158,7 @@ def read_tokenizer_json(path: Path, settings: Settings) -> Backend:
     return dataclasses.replace(backend, roles=guesses, adds_bos=started is not None)
 
 
-def read_vocab_and_merges(vocab: Path, merges: Path, settings: Settings) -> Backend:
+def read_vocab_and_merges(vocab: Path, merges: Path, settings: TokenizerSettings) -> Backend:
     """Reads the byte-level BPE files of GPT-2 and OPT.
 
     Raises:
@@ -191,7 +191,7 @@ def read_vocab_and_merges(vocab: Path, merges: Path, settings: Settings) -> Back
 
 
 def _add_tokens(
-    vocab: Path, tokenizer: hf.Tokenizer, words: Mapping[str, int], settings: Settings
+    vocab: Path, tokenizer: hf.Tokenizer, words: Mapping[str, int], settings: TokenizerSettings
 ) -> list[AddedToken]:
     """Has the library recognise every special or added token spelled out in a text."""
     named = {t for t in [*settings.roles.values(), *settings.extra] if t is not None and t in words}
@@ -209,7 +209,7 @@ def _from_library(
     tokenizer: hf.Tokenizer,
     added: list[AddedToken],
     decoder: Mapping[str, Any] | None,
-    settings: Settings,
+    settings: TokenizerSettings,
 ) -> Backend:
     """Checks a tokenizer of the `tokenizers` library and fills in its table of bytes."""
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)

@@ -20,7 +20,7 @@ class AddedToken(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class TokenizerSettings:
     """What the JSON files beside the tokenizer say.
 
     Attributes:
@@ -78,7 +78,7 @@ def _contents(value: Any) -> list[str]:
     return [token for token in found if token is not None]
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path) -> TokenizerSettings:
     """Reads the configuration files of `folder`, each of which may be absent.
 
     Raises:
@@ -95,7 +95,7 @@ def read_settings(folder: Path) -> Settings:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: malformed added tokens in its JSON files") from None
     model = read_json(folder / "config.json") | read_json(folder / "generation_config.json")
-    return Settings(roles, config, added, extra, model)
+    return TokenizerSettings(roles, config, added, extra, model)
 
 
 def _added_tokens(

@@ -162,7 +162,7 @@ def _role_id(
     role: str,
     model_ids: list[int],
     backend: tokenizer_files.Backend,
-    settings: tokenizer_settings.Settings,
+    settings: tokenizer_settings.TokenizerSettings,
     folder: Path,
 ) -> int | None:
     """Id of a role: by the tokenizer's configuration, else the model's, else the files' own."""

@@ -14,7 +14,7 @@ from mtad_jax.models.opt import OPT, opt_config
 
 
 @dataclass(frozen=True)
-class Rule:
+class KeyRule:
     """One correspondence; `{i}` stands for the layer's number.
 
     Attributes:
@@ -44,28 +44,28 @@ class Family:
 
     config: Callable[[Mapping[str, Any]], LMConfig]
     module: Callable[[Any], nn.Module]
-    rules: tuple[Rule, ...]
+    rules: tuple[KeyRule, ...]
     prefix: str
     tied: Mapping[str, str]
     ignored: tuple[str, ...]
     fixed: Mapping[str, Any]
 
 
-def _table(key: str, path: str) -> tuple[Rule, ...]:
-    return (Rule(f"{key}.weight", f"{path}/table", False),)
+def _table(key: str, path: str) -> tuple[KeyRule, ...]:
+    return (KeyRule(f"{key}.weight", f"{path}/table", False),)
 
 
-def _dense(key: str, path: str) -> tuple[Rule, ...]:
+def _dense(key: str, path: str) -> tuple[KeyRule, ...]:
     return (
-        Rule(f"{key}.weight", f"{path}/kernel", True),
-        Rule(f"{key}.bias", f"{path}/bias", False),
+        KeyRule(f"{key}.weight", f"{path}/kernel", True),
+        KeyRule(f"{key}.bias", f"{path}/bias", False),
     )
 
 
-def _norm(key: str, path: str) -> tuple[Rule, ...]:
+def _norm(key: str, path: str) -> tuple[KeyRule, ...]:
     return (
-        Rule(f"{key}.weight", f"{path}/scale", False),
-        Rule(f"{key}.bias", f"{path}/bias", False),
+        KeyRule(f"{key}.weight", f"{path}/scale", False),
+        KeyRule(f"{key}.bias", f"{path}/bias", False),
     )
 
 

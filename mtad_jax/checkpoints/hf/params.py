@@ -8,13 +8,13 @@ from typing import Any, cast
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtad_jax.checkpoints.hf.families import Family, Rule, family_of, model_of, shapes_of
+from mtad_jax.checkpoints.hf.families import Family, KeyRule, family_of, model_of, shapes_of
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor
 from mtad_jax.models.linen import LinenLM
 
 
 @dataclass(frozen=True)
-class Layout:
+class KeyLayout:
     """What of a Hugging Face checkpoint its parameters do not tell; kept for the way back.
 
     Attributes:
@@ -28,7 +28,7 @@ class Layout:
     ignored: tuple[str, ...] = ()
 
 
-def key_rules(hf_config: Mapping[str, Any], model: LinenLM) -> dict[str, Rule]:
+def key_rules(hf_config: Mapping[str, Any], model: LinenLM) -> dict[str, KeyRule]:
     """Return our parameter path → its rule with the layer's number filled in."""
     by_path = {rule.path: rule for rule in family_of(hf_config).rules}
     out = {}
@@ -36,13 +36,13 @@ def key_rules(hf_config: Mapping[str, Any], model: LinenLM) -> dict[str, Rule]:
         number = re.match(r"layer_(\d+)/", path)
         rule = by_path[re.sub(r"^layer_\d+/", "layer_{i}/", path)]
         key = rule.key.format(i=number.group(1)) if number else rule.key
-        out[path] = Rule(key, path, rule.transpose)
+        out[path] = KeyRule(key, path, rule.transpose)
     return out
 
 
 def to_params(
     hf_config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]
-) -> tuple[LinenLM, dict[str, Any], Layout]:
+) -> tuple[LinenLM, dict[str, Any], KeyLayout]:
     """Turn Hugging Face tensors into our parameter tree, using every tensor exactly once.
 
     Returns:
@@ -71,14 +71,14 @@ def to_params(
     for key in tied:
         _check_tied(full[key], full[family.tied[key]])
     ignored = sorted(key for key in tensors if _full_key(key, family, bare) in idle)
-    layout = Layout(bare, tuple(sorted(tied)), tuple(ignored))
+    layout = KeyLayout(bare, tuple(sorted(tied)), tuple(ignored))
     return model, unflatten_dict(params, sep="/"), layout
 
 
 def to_tensors(
     hf_config: Mapping[str, Any],
     params: Mapping[str, Any],
-    layout: Layout,
+    layout: KeyLayout,
     ignored: Mapping[str, LazyTensor],
 ) -> dict[str, LazyTensor]:
     """Turn our parameter tree (leaves lazy) into Hugging Face tensors: `to_params` backwards.
@@ -128,7 +128,7 @@ def _full_key(key: str, family: Family, bare: bool) -> str:
     return family.prefix + key if bare and key not in family.tied else key
 
 
-def _take(tensor: LazyTensor, rule: Rule, shape: tuple[int, ...]) -> LazyTensor:
+def _take(tensor: LazyTensor, rule: KeyRule, shape: tuple[int, ...]) -> LazyTensor:
     wanted = shape[::-1] if rule.transpose else shape
     if tensor.shape != wanted:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from mtad_jax.checkpoints.hf.params import Layout, to_tensors
+from mtad_jax.checkpoints.hf.params import KeyLayout, to_tensors
 from mtad_jax.checkpoints.lazy import SAFETENSORS_DTYPES, LazyTensor, from_array
 
 SHARD_BYTES = 5_000_000_000  # transformers' own default before version 5
@@ -34,7 +34,7 @@ def write_hf(
       OSError: the folder cannot be written.
     """
     lazy = jax.tree.map(lambda leaf: from_array(leaf).astype(dtype), params)
-    tensors = to_tensors(hf_config, lazy, Layout(), {})
+    tensors = to_tensors(hf_config, lazy, KeyLayout(), {})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, tensors)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mtad_jax.checkpoints.hf import write as hf_writer
 from mtad_jax.checkpoints.hf.families import model_of
-from mtad_jax.checkpoints.hf.params import Layout, to_tensors
+from mtad_jax.checkpoints.hf.params import KeyLayout, to_tensors
 from mtad_jax.checkpoints.lazy import from_array
 
 LLAMA = {
@@ -73,7 +73,7 @@ def random_params(config: Mapping[str, Any], dtype: Any = np.float32) -> Any:
 def random_tensors(config: Mapping[str, Any], dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """Return random Hugging Face tensors."""
     params = jax.tree.map(from_array, random_params(config, dtype))
-    tensors = to_tensors(config, params, Layout(), {})
+    tensors = to_tensors(config, params, KeyLayout(), {})
     return {key: tensor.read() for key, tensor in tensors.items()}
 
 

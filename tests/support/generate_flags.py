@@ -3,7 +3,7 @@
 from absl import flags
 
 from experiments import generate as program
-from experiments.flags.settings import Settings, read_settings
+from experiments.flags.settings import RunSettings, read_settings
 
 
 def _values(args) -> flags.FlagValues:
@@ -18,6 +18,6 @@ def run(*args) -> int:
     return program.generate(_values(args))
 
 
-def read(*args) -> Settings:
+def read(*args) -> RunSettings:
     """Return the settings that flags ask for."""
     return read_settings(_values(args))

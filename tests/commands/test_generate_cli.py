@@ -16,7 +16,7 @@ from experiments.rows.output import RowWriter
 from mtad_jax import recipes
 from mtad_jax.pipeline import Pipeline
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     {"prompt_ids": [1, 5, 6], "id": "a"},
     {"prompt_ids": [1], "question_id": 7},

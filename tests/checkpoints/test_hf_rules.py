@@ -45,9 +45,11 @@ def test_every_parameter_has_its_own_key(config):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
 def test_way_there_and_back_is_exact(config, dtype):
     params = random_params(config, dtype)
-    tensors = hf_params.to_tensors(config, jax.tree.map(from_array, params), hf_params.Layout(), {})
+    tensors = hf_params.to_tensors(
+        config, jax.tree.map(from_array, params), hf_params.KeyLayout(), {}
+    )
     _, again, layout = hf_params.to_params(config, tensors)
-    assert layout == hf_params.Layout()
+    assert layout == hf_params.KeyLayout()
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.read()), params, again)
 
 
@@ -67,7 +69,7 @@ def test_bare_export_with_tied_head(config):
     table = next(key for key in tensors if "embed_tokens" in key)
     tensors["lm_head.weight"] = tensors[table]
     _, params, layout = hf_params.to_params(config, lazy(tensors))
-    assert layout == hf_params.Layout(bare=True, tied=("lm_head.weight",))
+    assert layout == hf_params.KeyLayout(bare=True, tied=("lm_head.weight",))
     again = hf_params.to_tensors(config, params, layout, {})
     assert again.keys() == tensors.keys()
     for key, tensor in again.items():
@@ -156,8 +158,8 @@ def test_missing_setting():
 
 def test_params_of_another_model():
     params = jax.tree.map(from_array, random_params(LLAMA))
-    text = message(hf_params.to_tensors, LLAMA_TIED, params, hf_params.Layout(), {})
+    text = message(hf_params.to_tensors, LLAMA_TIED, params, hf_params.KeyLayout(), {})
     assert "unknown: head/kernel; missing: layer_0/down/bias" in text and "more" in text
     wider = LLAMA | {"intermediate_size": 32}
-    text = message(hf_params.to_tensors, wider, params, hf_params.Layout(), {})
+    text = message(hf_params.to_tensors, wider, params, hf_params.KeyLayout(), {})
     assert text == "parameter layer_0/down/kernel: shape [24, 16], config.json wants [32, 16]"

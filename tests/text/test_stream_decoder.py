@@ -1,23 +1,18 @@
 """However a continuation is split into pushes, the text and the tokens kept are the same."""
 
-import sys
-from pathlib import Path
-
 import pytest
+import tiny_tokenizers as tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny_tokenizers as tiny  # noqa: E402
-
-from mtad_jax.text.stream import (  # noqa: E402
+from mtad_jax.text.stream import (
     StopTrimmer,
     StreamDecoder,
     find_stop,
     tokens_covering,
     trim_at_stop,
 )
-from mtad_jax.text.tokenizer import load_tokenizer  # noqa: E402
+from mtad_jax.text.tokenizer import load_tokenizer
 
 check = settings(
     max_examples=60,

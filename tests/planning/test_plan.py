@@ -28,7 +28,7 @@ from mtad_jax.planning.fit import judge, largest, usable
 from mtad_jax.planning.memory import analytic, padded_bytes
 from mtad_jax.planning.program import choose_mesh, compile_decode, make_job
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 V5P = chips.CHIPS["v5p"]
 TINY = models.read("llama2-7b") | {
     "vocab_size": 256,

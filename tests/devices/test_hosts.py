@@ -30,7 +30,7 @@ from experiments.launch.worker import Child
 from mtad_jax.devices.hosts import checkpoint_digest, code_digest, find_place, first_difference
 from mtad_jax.pipeline import Pipeline
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RAGGED = ["Once upon a time", "The king", "A fox and a crow were sitting in a tree.", "In"]
 TOKENS = [[1, *range(3, 4 + 5 * i)] for i in range(4)]
 COMMON = ("--max_new_tokens=24", "--batch_size=4")

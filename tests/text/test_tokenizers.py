@@ -23,7 +23,7 @@ from mtad_jax.text.stream import (
 )
 from mtad_jax.text.tokenizer import load_tokenizer, same_vocabulary
 
-DATA_DIR = Path(os.environ.get("MTAD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA_DIR = Path(os.environ.get("MTAD_DATA", Path(__file__).parents[3] / "shared" / "data"))
 REAL = DATA_DIR / "tokenizers"
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason="no shared tokenizers")
 
@@ -389,7 +389,7 @@ def test_loading_needs_neither_torch_nor_transformers(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# Streaming and stop strings; tests/property covers random splits.
+# Streaming and stop strings; test_stream_decoder covers random splits.
 
 
 def test_stream_holds_back_half_a_character(tokenizer):

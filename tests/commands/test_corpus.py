@@ -11,7 +11,7 @@ import pytest
 from experiments import corpus
 from experiments.tasks import stories
 
-DATA_DIR = Path(os.environ.get("MTAD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA_DIR = Path(os.environ.get("MTAD_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
     not (DATA_DIR / stories.FOLDER / "train.txt").is_file(),
     reason="no corpora beside the repository",
@@ -103,7 +103,7 @@ def test_missing_data_is_one_line(tmp_path):
 @pytest.mark.parametrize("given", [[], ["--data_dir=nowhere"]])
 def test_the_program_ends_in_one_line(given, tmp_path):
     command = [sys.executable, "-m", "experiments.corpus", f"--output={tmp_path / 'out'}", *given]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and not done.stdout and not (tmp_path / "out").exists()
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

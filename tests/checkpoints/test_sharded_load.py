@@ -20,7 +20,7 @@ from mtad_jax.checkpoints import arrays
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf import write as hf_writer
 from mtad_jax.checkpoints.hf.families import model_of
-from mtad_jax.checkpoints.hf.params import Layout, to_tensors
+from mtad_jax.checkpoints.hf.params import KeyLayout, to_tensors
 from mtad_jax.checkpoints.lazy import LazyTensor, from_array
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
@@ -248,7 +248,7 @@ def folders(tmp_path_factory) -> list[Path]:
 
     params = jax.tree.map(random, model_of(config).param_shapes())
     (folder / "hf").mkdir()
-    tensors = to_tensors(config, params, Layout(), {})
+    tensors = to_tensors(config, params, KeyLayout(), {})
     hf_writer.write_tensors(folder / "hf", tensors, shard_bytes=100_000_000)
     hf_writer.write_json(folder / "hf" / "config.json", config)
     engine.from_hf(folder / "hf", folder / "own")

@@ -3,7 +3,7 @@
 Decoding is a contract: a change that moves code must not move a token. After a change that means to
 (new weights, another random stream), write the file anew and say so in the commit:
 
-    python tests/test_golden.py
+    python tests/decode/test_golden.py
 """
 
 import json

@@ -1,0 +1,135 @@
+"""What a prompt gets: its text, cut where it stops, and its counters."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from mtad_jax.decode.result import ENDINGS, DecodeResult
+from mtad_jax.text.stream import StopTrimmer
+
+
+@dataclasses.dataclass(frozen=True)
+class RowStats:
+    """Counters of one text; see `mtad_jax.decode.result.DecodeStats`.
+
+    Attributes:
+      rounds: calls of the target.
+      accepted: drafted tokens that are part of the text.
+      drafted: tokens of the candidates.
+      block_efficiency: 1 + accepted / rounds.
+      acceptance_by_position: share of rounds in which at least i + 1 drafted tokens were accepted.
+      endings: how many rounds a rejection, the draft's depth, the text's end or its limit ended.
+    """
+
+    rounds: int
+    accepted: int
+    drafted: int
+    block_efficiency: float
+    acceptance_by_position: list[float]
+    endings: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One text that a prompt got.
+
+    Attributes:
+      prompt_ids: the prompt, start token included.
+      tokens: generated ids, end token included; cut before a stop string.
+      text: their text, without special tokens; empty where there is no tokenizer.
+      logp: log-probability of each token under the target with all controls: penalty, bans, warp.
+      logp_raw: log-probability of each token under the target alone.
+      stats: counters, cut like the tokens.
+      finish_reason: "end" (end token), "stop" (stop string) or "length".
+    """
+
+    prompt_ids: list[int]
+    tokens: list[int]
+    text: str
+    logp: list[float]
+    logp_raw: list[float]
+    stats: RowStats
+    finish_reason: str
+
+
+class TextStream(Iterator[str]):
+    """Pieces of one text as they become final; `completion` is set after the last."""
+
+    completion: Completion | None = None
+
+    def __init__(self, pieces: Iterator[tuple[str, Completion | None]]):
+        self._pieces = pieces
+
+    def __next__(self) -> str:
+        piece, completion = next(self._pieces)
+        self.completion = completion
+        return piece
+
+
+def follow(
+    results: Iterator[DecodeResult],
+    prompts: list[list[int]],
+    trimmers: list[StopTrimmer | None],
+    eos: list[int],
+) -> Iterator[tuple[list[str], list[Completion]]]:
+    """Yield each step's new text of every row, and with the last step the completions."""
+    seen = [0] * len(prompts)
+    texts = [""] * len(prompts)
+    for result in results:
+        tokens, lengths = np.asarray(result.tokens), np.asarray(result.length)
+        done = np.asarray(result.done).copy()
+        pieces = [""] * len(prompts)
+        for row, trimmer in enumerate(trimmers):
+            if trimmer is not None:
+                pieces[row] = trimmer.push(tokens[row, seen[row] : lengths[row]].tolist())
+                if done[row]:
+                    pieces[row] += trimmer.flush()
+                done[row] |= trimmer.stopped
+            seen[row] = int(lengths[row])
+            texts[row] += pieces[row]
+        if done.all():
+            yield pieces, _completions(result, prompts, texts, trimmers, eos)
+            return
+        yield pieces, []
+
+
+def _completions(
+    result: DecodeResult,
+    prompts: list[list[int]],
+    texts: list[str],
+    trimmers: list[StopTrimmer | None],
+    eos: list[int],
+) -> list[Completion]:
+    """Cut every row at its stop string and gather what is known of it."""
+    kept = np.asarray(result.length).copy()
+    for row, trimmer in enumerate(trimmers):
+        if trimmer is not None and trimmer.stopped:
+            kept[row] = trimmer.kept_tokens
+    stats = result.stats(kept)
+    tokens = np.asarray(result.tokens)
+    logp, logp_raw = np.asarray(result.trace.logp), np.asarray(result.trace.logp_raw)
+    completions = []
+    for row, (n, trimmer) in enumerate(zip(kept, trimmers, strict=True)):
+        stopped = trimmer is not None and trimmer.stopped
+        ended = n > 0 and int(tokens[row, n - 1]) in eos
+        counters = RowStats(
+            rounds=int(stats.rounds[row]),
+            accepted=int(stats.accepted[row]),
+            drafted=int(stats.drafted[row]),
+            block_efficiency=float(stats.block_efficiency[row]),
+            acceptance_by_position=stats.acceptance_by_position[row].tolist(),
+            endings=dict(zip(ENDINGS.values(), stats.endings[row].tolist(), strict=True)),
+        )
+        completions.append(
+            Completion(
+                prompt_ids=prompts[row],
+                tokens=tokens[row, :n].tolist(),
+                text=texts[row],
+                logp=logp[row, :n].tolist(),
+                logp_raw=logp_raw[row, :n].tolist(),
+                stats=counters,
+                finish_reason="stop" if stopped else "end" if ended else "length",
+            )
+        )
+    return completions
