@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, node_logp, path_sum, path_to, pick, pick_logp, take
+from mtad_jax.decode.draft import DraftTree, node_logp, path_sum, path_to, pick, pick_logp, take
 from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED, Controls, DecodeState, Trace
 from mtad_jax.models.protocol import BoundLM
@@ -16,7 +16,7 @@ from mtad_jax.types import Array, Float, Int
 
 def commit(
     state: DecodeState,
-    draft: Draft,
+    draft: DraftTree,
     verdict: Verdict,
     *,
     target: BoundLM,
@@ -80,7 +80,7 @@ def commit(
     )
 
 
-def _ending(draft: Draft, leaf, at_end: Array, at_limit: Array) -> Int[Array, " B"]:
+def _ending(draft: DraftTree, leaf, at_end: Array, at_limit: Array) -> Int[Array, " B"]:
     """Return why the round ended; see `state.REJECTED` and the others."""
     depth = jnp.asarray(draft.depth)
     deepest = jnp.max(jnp.where(draft.valid, depth, 0), axis=1)
@@ -98,7 +98,7 @@ def write_block(buffer: Array, block: Array, at: Int[Array, " B"]) -> Array:
     return jnp.where(inside, take(block, jnp.clip(offset, 0, block.shape[1] - 1)), buffer)
 
 
-def _keep_path(state, draft: Draft, path, target, draft_lm, target_cache, draft_cache):
+def _keep_path(state, draft: DraftTree, path, target, draft_lm, target_cache, draft_cache):
     """Move the accepted nodes' keys and values to the slots of committed text.
 
     Nodes of a chain lie where they belong. Slots past the accepted depth get copies of node 0,

@@ -13,7 +13,7 @@ from mtad_jax.types import Array, Bool, Float, Int
 
 
 @struct.dataclass
-class Draft:
+class DraftTree:
     """Candidate tokens after the committed text.
 
     Attributes:
@@ -83,33 +83,33 @@ def pick_logp(
     return pick(logits, node, token) - take(jax.nn.logsumexp(logits, axis=-1), node)
 
 
-def path_to(draft: Draft, leaf: Int[Array, " B"]) -> Int[Array, "B K"]:
+def path_to(tree: DraftTree, leaf: Int[Array, " B"]) -> Int[Array, "B K"]:
     """Return the nodes from depth 1 to the leaf; 0 at depths past the leaf's."""
-    depth = jnp.asarray(draft.depth)
+    depth = jnp.asarray(tree.depth)
     node, path = leaf, []
-    for level in range(draft.max_depth, 0, -1):
+    for level in range(tree.max_depth, 0, -1):
         here = depth[node] == level
         path.append(jnp.where(here, node, 0))
-        node = jnp.where(here, take(draft.parent, node), node)
+        node = jnp.where(here, take(tree.parent, node), node)
     if not path:
         return jnp.zeros((leaf.shape[0], 0), leaf.dtype)
     return jnp.stack(path[::-1], axis=1)
 
 
-def node_logp(draft: Draft, logp: Float[Array, "B N V"]) -> Float[Array, "B N"]:
+def node_logp(tree: DraftTree, logp: Float[Array, "B N V"]) -> Float[Array, "B N"]:
     """Return log p(node's token | its parent's path); 0 for node 0 and for fillers."""
-    value = pick(logp, draft.parent, draft.tokens)
-    text = ~draft.filler & (jnp.asarray(draft.depth) > 0)
+    value = pick(logp, tree.parent, tree.tokens)
+    text = ~tree.filler & (jnp.asarray(tree.depth) > 0)
     return jnp.where(text, value, 0.0)
 
 
-def path_sum(draft: Draft, value: Float[Array, "B N"]) -> Float[Array, "B N"]:
+def path_sum(tree: DraftTree, value: Float[Array, "B N"]) -> Float[Array, "B N"]:
     """Sum `value` from depth 1 down to each node, in the order in which the draft added it up.
 
     The same order makes the two sums equal bit for bit where draft and target are one model.
     """
-    depth = jnp.asarray(draft.depth)
+    depth = jnp.asarray(tree.depth)
     total = jnp.where(depth == 0, 0.0, value)
-    for level in range(2, draft.max_depth + 1):
-        total = jnp.where(depth == level, take(total, draft.parent) + value, total)
+    for level in range(2, tree.max_depth + 1):
+        total = jnp.where(depth == level, take(total, tree.parent) + value, total)
     return total

@@ -9,7 +9,7 @@ lossless rules ask for.
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.warp import Warp, warped_logp
 from mtad_jax.types import Array, Bool, Float, Int
@@ -62,7 +62,7 @@ def extend(
     return History(seen, missing)
 
 
-def node_history(draft: Draft, state: DecodeState, controls: Controls, vocab: int) -> History:
+def node_history(draft: DraftTree, state: DecodeState, controls: Controls, vocab: int) -> History:
     """Return the history after every node of a draft, U = N."""
     old = history(state, controls, vocab)
     seen, missing = old.seen, old.missing

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from flax import struct
 
-from mtad_jax.decode.draft import Draft
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
@@ -49,12 +49,12 @@ class Drafter(Protocol):
 
     @property
     def candidate(self) -> bool:
-        """Whether `Draft.reference` is that of one candidate x*; a chain is its own."""
+        """Whether `DraftTree.reference` is that of one candidate x*; a chain is its own."""
         ...
 
     @property
     def drawn(self) -> bool:
-        """Whether each node is drawn from q at its parent (`Draft.logq`), siblings in draw order.
+        """Whether nodes are drawn from q at their parent (`DraftTree.logq`), siblings in order.
 
         The lossless rules need it; beams and other chosen drafts are not. A tree says more of its
         draws in `branching` (children a node, level by level) and `replace`.
@@ -67,7 +67,7 @@ class Drafter(Protocol):
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return the draft and the draft model's cache.
 
         `lm` is the draft model; where the rule needs none, the target, for its vocabulary.
@@ -94,7 +94,7 @@ class Verifier(Protocol):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],

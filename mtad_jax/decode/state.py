@@ -46,7 +46,7 @@ class Trace:
       place: i where it was the i-th drafted token of its round, 0 where it was the bonus.
       candidate: at the first token of a round, the length of the round's candidate x*; else 0.
       log_ratio: at the first token of a round, log p - log q of what it accepted, before the
-        row's limit cut it: log q is the reference of the accepted node (`Draft.reference`); else 0.
+        row's limit cut it: log q is the accepted node's `DraftTree.reference`; else 0.
       ending: at the first token of a round, why the round ended there (REJECTED, DEPTH, END or
         LENGTH); else 0.
     """

@@ -7,7 +7,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax.decode.draft import Draft, node_logp, path_sum, path_to, take
+from mtad_jax.decode.draft import DraftTree, node_logp, path_sum, path_to, take
 
 PARENT = [0, 0, 0, 1, 2, 3, 4]
 DEPTH = (0, 1, 1, 2, 2, 3, 3)
@@ -19,7 +19,7 @@ def lattice(batch=1):
         return jnp.asarray([values] * batch)
 
     filler = rows([False] * 5 + [True, False])
-    return Draft(
+    return DraftTree(
         tokens=rows(TOKENS), parent=rows(PARENT), valid=rows([False] + [True] * 6),
         filler=filler, reference=rows([0.0] * 7), length=rows(3), logq=None,
         window=jnp.ones((batch, 7, 7), bool), slot=None, depth=DEPTH, scratch=7,

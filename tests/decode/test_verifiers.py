@@ -7,7 +7,7 @@ import pytest
 
 from mtad_jax import recipes
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
@@ -43,7 +43,7 @@ def draft_of(tokens, branching, q=None, *, valid=None, reference=None, filler=No
         reference = [0.0] * nodes
     chain = len(branching) == nodes - 1
     text = valid & ~filler[1:]
-    return Draft(
+    return DraftTree(
         tokens=jnp.asarray([[0, *tokens]]), parent=jnp.asarray([parent]),
         valid=jnp.asarray([[False, *valid]]), filler=jnp.asarray(filler[None]),
         reference=jnp.asarray([reference], jnp.float32),

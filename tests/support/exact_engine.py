@@ -21,7 +21,7 @@ from exact_tests import Judge
 from flax import struct
 
 from mtad_jax.decode import draft_verify, loop, random
-from mtad_jax.decode.draft import Draft
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
@@ -255,7 +255,7 @@ def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
         return strategy.step(target, draft_lm, state, controls)
 
 
-def _weights(drafter, draft: Draft, wanted: np.ndarray) -> np.ndarray:
+def _weights(drafter, draft: DraftTree, wanted: np.ndarray) -> np.ndarray:
     """The probability of each row's draft, [B]; 0 for rows that repeat another one's draft.
 
     A wanted token that q cannot give is not drawn, and tokens below an end do not matter: of all

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
 
@@ -26,7 +26,7 @@ SURE = np.float32(1 - 2**-24)  # the largest uniform
 class Judge:
     """The verdicts on all drafts under all outcomes of the tests."""
 
-    def __init__(self, verifier, draft: Draft, logp, logits, controls: Controls):
+    def __init__(self, verifier, draft: DraftTree, logp, logits, controls: Controls):
         # Verifiers do not warp; without the warps' static parts there are fewer programs.
         controls = dataclasses.replace(controls, warp=Warp(), draft_warp=Warp())
         self._given = verifier, draft, logp, logits, controls

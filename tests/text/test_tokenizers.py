@@ -382,8 +382,8 @@ def test_same_vocabulary(tmp_path):
 def test_loading_needs_neither_torch_nor_transformers(tmp_path):
     folder = tiny.byte_level_folder(tmp_path / "m")
     code = (
-        "import sys; from mtad_jax import detokenize, tokenizers;"
-        f"tokenizers.load_tokenizer({str(folder)!r}).encode('a');"
+        "import sys; from mtad_jax.text import stream, tokenizer;"
+        f"tokenizer.load_tokenizer({str(folder)!r}).encode('a');"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

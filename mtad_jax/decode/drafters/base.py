@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.state import DecodeState
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
@@ -52,13 +52,13 @@ def chain_draft(
     tokens: Int[Array, "B K"],
     valid: Bool[Array, "B K"],
     reference: Float[Array, "B K+1"],
-) -> Draft:
+) -> DraftTree:
     """Return node 0 and K nodes in a row; nodes past the chain's end are invalid fillers."""
     depth = tokens.shape[1]
     root = take(state.tokens, state.length - 1)[:, None]
     yes = jnp.ones(root.shape, bool)
     parent = jnp.maximum(jnp.arange(depth + 1) - 1, 0)
-    return Draft(
+    return DraftTree(
         tokens=jnp.concatenate([root, tokens], axis=1),
         parent=jnp.broadcast_to(parent, (root.shape[0], depth + 1)),
         valid=jnp.concatenate([~yes, valid], axis=1),

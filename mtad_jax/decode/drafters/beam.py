@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode.beams import Beams, Lattice, grow_beams
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.drafters.base import chain_draft, last_logits
 from mtad_jax.decode.request import (
     Request,
@@ -71,7 +71,7 @@ class Beam:
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return x* as a chain, or the whole lattice."""
         assert lm is not None
         logits, cache = last_logits(lm, state)
@@ -83,7 +83,7 @@ class Beam:
         return make(state, lattice), cache
 
 
-def lattice_draft(state: DecodeState, lattice: Lattice) -> Draft:
+def lattice_draft(state: DecodeState, lattice: Lattice) -> DraftTree:
     """Return every place of every depth as a node; x*'s ancestors are the reference."""
     levels, best = lattice.levels, lattice.best
     width = levels[0].token.shape[1]
@@ -95,7 +95,7 @@ def lattice_draft(state: DecodeState, lattice: Lattice) -> Draft:
         at_depth = take(level.logq, place)[:, None]
         reference.append(jnp.repeat(at_depth, width, axis=1))
         parent.append(level.parent + max(1 + (step - 1) * width, 0))
-    return Draft(
+    return DraftTree(
         tokens=jnp.concatenate([root] + [level.token for level in levels], axis=1),
         parent=jnp.concatenate(parent, axis=1),
         valid=jnp.concatenate([no] + [level.valid for level in levels], axis=1),
@@ -110,7 +110,7 @@ def lattice_draft(state: DecodeState, lattice: Lattice) -> Draft:
     )
 
 
-def _best_path(state: DecodeState, lattice: Lattice) -> Draft:
+def _best_path(state: DecodeState, lattice: Lattice) -> DraftTree:
     """Return x* as a chain; its slots in the draft's cache are still those of the lattice."""
     levels, best = lattice.levels, lattice.best
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.drafters.base import OneChain, chain_draft, last_logits
 from mtad_jax.decode.logits import extend, history, law
 from mtad_jax.decode.request import (
@@ -37,7 +37,7 @@ class Chain(OneChain):
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return a chain with the distribution that each token was drawn from."""
         assert lm is not None
         logits, cache = last_logits(lm, state)

@@ -9,7 +9,7 @@ from flax import struct
 from jax import lax
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.drafters.base import OneChain, chain_draft, last_logits
 from mtad_jax.decode.logits import History, extend, history, law
 from mtad_jax.decode.request import Request, check_depth
@@ -49,7 +49,7 @@ class ConfidentChain(OneChain):
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return the chain with the distribution that each token was drawn from."""
         assert lm is not None
         logits, cache = last_logits(lm, state)

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.drafters.base import OneChain, chain_draft
 from mtad_jax.decode.request import Request, check_depth, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
@@ -52,7 +52,7 @@ class Lookup(OneChain):
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return the continuation as a chain; of `lm`, the target, only its vocabulary is read."""
         assert lm is not None
         place, found = last_occurrence(state.tokens, state.length, self.ngram)

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
@@ -27,12 +27,12 @@ class NoDraft:
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return the tree that is node 0 alone."""
         token = take(state.tokens, state.length - 1)[:, None]
         no = jnp.zeros(token.shape, bool)
         zero = jnp.zeros(token.shape, jnp.float32)
-        draft = Draft(
+        draft = DraftTree(
             token, jnp.zeros_like(token), no, no, zero, jnp.zeros_like(state.length),
             None, None, None, depth=(0,), scratch=1,
         )  # fmt: skip

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode.beams import grow_beams
-from mtad_jax.decode.draft import Draft
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.drafters.base import last_logits
 from mtad_jax.decode.drafters.beam import lattice_draft
 from mtad_jax.decode.request import Request, check_depth, check_trees, check_whole
@@ -58,7 +58,7 @@ class PairDraws:
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return the lattice with q after each node above the last depth."""
         assert lm is not None
         logits, cache = last_logits(lm, state)

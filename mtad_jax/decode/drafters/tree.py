@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, pick, take
+from mtad_jax.decode.draft import DraftTree, pick, take
 from mtad_jax.decode.drafters.base import last_logits
 from mtad_jax.decode.logits import extend, history, law
 from mtad_jax.decode.request import Request, check_trees, check_whole
@@ -88,7 +88,7 @@ class Tree:
 
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
-    ) -> tuple[Draft, Any]:
+    ) -> tuple[DraftTree, Any]:
         """Return the tree with the distribution that each node's children were drawn from."""
         assert lm is not None
         logits, cache = last_logits(lm, state)
@@ -134,14 +134,14 @@ class Tree:
 
     def _draft(
         self, levels: list["_Level"], dists: list[Array], window: Bool[Array, "B N N"]
-    ) -> Draft:
+    ) -> DraftTree:
         """Return the levels as one tree."""
 
         def every(field: str) -> Array:
             return jnp.concatenate([getattr(level, field) for level in levels], axis=1)
 
         tokens, sizes = every("token"), self.sizes
-        return Draft(
+        return DraftTree(
             tokens=tokens,
             parent=jnp.broadcast_to(jnp.asarray(self._parents()), tokens.shape),
             valid=every("valid"),

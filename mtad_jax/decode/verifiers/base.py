@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.types import Array, Bool, Float, Int
@@ -24,9 +24,9 @@ class Lossless(Lossy):
     lossless = True
 
 
-def deepest(draft: Draft, passes: Array, joint: Float[Array, "B N"]) -> Int[Array, " B"]:
+def deepest(tree: DraftTree, passes: Array, joint: Float[Array, "B N"]) -> Int[Array, " B"]:
     """Return, at the deepest depth with a passing node, the one with the largest joint; else 0."""
-    level = jnp.asarray(draft.depth)
+    level = jnp.asarray(tree.depth)
     depth = jnp.max(jnp.where(passes, level, 0), axis=1)
     there = passes & (level == depth[:, None])
     leaf = jnp.argmax(jnp.where(there, joint, -jnp.inf), axis=1)
@@ -38,9 +38,9 @@ def verdict(leaf: Int[Array, " B"], logp: Float[Array, "B N V"]) -> Verdict:
     return Verdict(leaf, take(logp, leaf))
 
 
-def leading(draft: Draft, stays: Bool[Array, "B K"], logp: Float[Array, "B N V"]) -> Verdict:
+def leading(tree: DraftTree, stays: Bool[Array, "B K"], logp: Float[Array, "B N V"]) -> Verdict:
     """Return the verdict that keeps a chain up to its first token that does not stay."""
-    stays = draft.valid[:, 1:] & stays
+    stays = tree.valid[:, 1:] & stays
     return verdict(jnp.sum(jnp.cumprod(stays, axis=1), axis=1), logp)
 
 

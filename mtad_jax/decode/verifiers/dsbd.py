@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, pick, take
+from mtad_jax.decode.draft import DraftTree, pick, take
 from mtad_jax.decode.drafters.pairs import PairDraws
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
@@ -63,27 +63,27 @@ class DynamicWidth(Lossy):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        assert draft.logq is not None
-        width, batch = draft.depth.count(1), logp.shape[0]
-        u = random.uniform(random.fold(keys, 0), (draft.max_depth, width))
-        ended = draft.filler | (draft.valid & controls.is_end(draft.tokens))
-        token = jnp.where(draft.filler, 0, draft.tokens)
+        assert tree.logq is not None
+        width, batch = tree.depth.count(1), logp.shape[0]
+        u = random.uniform(random.fold(keys, 0), (tree.max_depth, width))
+        ended = tree.filler | (tree.valid & controls.is_end(tree.tokens))
+        token = jnp.where(tree.filler, 0, tree.tokens)
         weight = jnp.ones((batch, 1), jnp.float32)
         above, stops = slice(0, 1), []
-        for step in range(draft.max_depth):
+        for step in range(tree.max_depth):
             below = slice(above.stop, above.stop + width)
-            share = jax.nn.softmax(draft.reference[:, above], axis=-1)
+            share = jax.nn.softmax(tree.reference[:, above], axis=-1)
             p = pair_law(weight, logp[:, above], ended[:, above])
-            q = pair_law(jnp.where(weight > 0, share, 0.0), draft.logq[:, above], ended[:, above])
+            q = pair_law(jnp.where(weight > 0, share, 0.0), tree.logq[:, above], ended[:, above])
             wanted = dynamic_width(p, q, width, self.accept)
-            drawn = draft.parent[:, below] - above.start, token[:, below]
+            drawn = tree.parent[:, below] - above.start, token[:, below]
             passed, rest = passing_draws(p, q, drawn, u[:, step], wanted)
             value = jnp.where(passed, pick(p, *drawn), 0.0)
             full = jnp.sum(passed, axis=1) == wanted

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft, node_logp, path_sum
+from mtad_jax.decode.draft import DraftTree, node_logp, path_sum
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -47,16 +47,16 @@ class JointThreshold:
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        joint = path_sum(draft, node_logp(draft, logp))
-        passes = draft.valid & (joint - draft.reference > self.bound)
-        if draft.is_chain:  # fillers add 0 to both sums; the leaf may as well be the text's end
-            depth = jnp.max(jnp.where(passes, jnp.asarray(draft.depth), 0), axis=1)
+        joint = path_sum(tree, node_logp(tree, logp))
+        passes = tree.valid & (joint - tree.reference > self.bound)
+        if tree.is_chain:  # fillers add 0 to both sums; the leaf may as well be the text's end
+            depth = jnp.max(jnp.where(passes, jnp.asarray(tree.depth), 0), axis=1)
             return verdict(depth, logp)
-        return verdict(deepest(draft, passes, joint), logp)
+        return verdict(deepest(tree, passes, joint), logp)

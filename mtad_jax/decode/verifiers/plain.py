@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request, check_draws
 from mtad_jax.decode.state import Controls
@@ -17,14 +17,14 @@ class Ancestral(Lossless):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        return verdict(jnp.zeros_like(draft.length), logp)
+        return verdict(jnp.zeros_like(tree.length), logp)
 
 
 @struct.dataclass
@@ -41,7 +41,7 @@ class Argmax(Lossy):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
@@ -50,4 +50,4 @@ class Argmax(Lossy):
         """Judge a draft; see `Verifier.verify`."""
         last = logp[:, 0]
         best = jnp.argmax(last, axis=-1, keepdims=True) == jnp.arange(last.shape[-1])
-        return Verdict(jnp.zeros_like(draft.length), jnp.where(best, 0.0, -jnp.inf))
+        return Verdict(jnp.zeros_like(tree.length), jnp.where(best, 0.0, -jnp.inf))

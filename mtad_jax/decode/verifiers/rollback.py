@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft, node_logp
+from mtad_jax.decode.draft import DraftTree, node_logp
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -57,12 +57,12 @@ class Rollback(Lossy):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        surprise = -node_logp(draft, jax.nn.log_softmax(logits.astype(jnp.float32)))[:, 1:]
-        return leading(draft, surprise <= self.rollback, logp)
+        surprise = -node_logp(tree, jax.nn.log_softmax(logits.astype(jnp.float32)))[:, 1:]
+        return leading(tree, surprise <= self.rollback, logp)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft, node_logp
+from mtad_jax.decode.draft import DraftTree, node_logp
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -17,8 +17,8 @@ class Threshold(Lossy):
 
     MTAD's rule token by token: the first failure stops the scan, and the next token is drawn from
     p, not from a residual. Equal to MTAD at K = 1. log q of a token is the difference of the
-    chain's `Draft.reference` at it and before it, so a beam's x* can be judged: then only the rule
-    differs from MTAD. Draws nothing.
+    chain's `DraftTree.reference` at it and before it, so a beam's x* can be judged: then only the
+    rule differs from MTAD. Draws nothing.
 
     Source: the token-wise twin of arXiv 2407.09722's rule.
 
@@ -35,12 +35,12 @@ class Threshold(Lossy):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        log_ratio = node_logp(draft, logp)[:, 1:] - jnp.diff(draft.reference, axis=1)
-        return leading(draft, log_ratio > jnp.log(self.tau), logp)
+        log_ratio = node_logp(tree, logp)[:, 1:] - jnp.diff(tree.reference, axis=1)
+        return leading(tree, log_ratio > jnp.log(self.tau), logp)

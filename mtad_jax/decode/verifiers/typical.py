@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode.draft import Draft, node_logp, path_sum, take
+from mtad_jax.decode.draft import DraftTree, node_logp, path_sum, take
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -40,7 +40,7 @@ class Typical(Lossy):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
@@ -49,8 +49,8 @@ class Typical(Lossy):
         """Judge a draft; see `Verifier.verify`."""
         share = jnp.exp(logp) * jnp.where(logp > -jnp.inf, logp, 0.0)
         least = jnp.minimum(jnp.log(self.epsilon), jnp.log(self.alpha) + jnp.sum(share, axis=2))
-        value = node_logp(draft, logp)
-        likely = draft.filler | (draft.valid & (value > take(least, draft.parent)))
-        failures = path_sum(draft, jnp.where(likely, 0.0, 1.0))
-        leaf = deepest(draft, draft.valid & (failures == 0), path_sum(draft, value))
+        value = node_logp(tree, logp)
+        likely = tree.filler | (tree.valid & (value > take(least, tree.parent)))
+        failures = path_sum(tree, jnp.where(likely, 0.0, 1.0))
+        leaf = deepest(tree, tree.valid & (failures == 0), path_sum(tree, value))
         return verdict(leaf, logp)

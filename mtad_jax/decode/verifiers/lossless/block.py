@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, node_logp, take
+from mtad_jax.decode.draft import DraftTree, node_logp, take
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -35,36 +35,36 @@ class BlockVerification(Lossless):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        assert draft.logq is not None
-        most, place = draft.max_depth, 1 + jnp.arange(draft.max_depth)
-        joint = _capped_joint(draft, node_logp(draft, logp)[:, 1:] - drawn_logq(draft))
+        assert tree.logq is not None
+        most, place = tree.max_depth, 1 + jnp.arange(tree.max_depth)
+        joint = _capped_joint(tree, node_logp(tree, logp)[:, 1:] - drawn_logq(tree))
         scaled = jnp.exp(joint[:, :most, None] + logp[:, :most])
-        mass = jnp.sum(jnp.maximum(scaled - jnp.exp(draft.logq), 0.0), axis=2)  # S_0 ... S_{K-1}
+        mass = jnp.sum(jnp.maximum(scaled - jnp.exp(tree.logq), 0.0), axis=2)  # S_0 ... S_{K-1}
         mass = jnp.pad(mass[:, 1:], ((0, 0), (0, 1)))  # S_1 ... S_K; the last is not used
         reached, rest = joint[:, 1:], -jnp.expm1(joint[:, 1:])  # P_j, 1 - P_j
         inside = mass / jnp.where(rest > 0, mass + rest, 1.0)
         inside = jnp.where(rest > 0, inside, 1.0)
-        length = draft.length[:, None]
+        length = tree.length[:, None]
         chance = jnp.where(place == length, jnp.exp(reached), inside)
         passes = (place <= length) & (random.uniform(keys, (most,)) < chance)
         leaf = jnp.max(jnp.where(passes, place, 0), axis=1)
         p = take(logp, leaf)
         scaled = jnp.exp(take(joint, leaf)[:, None] + p)
-        rest = jnp.maximum(scaled - jnp.exp(next_logq(draft, leaf)), 0.0)
-        return Verdict(leaf, log_rest(rest, p, leaf < draft.length))
+        rest = jnp.maximum(scaled - jnp.exp(next_logq(tree, leaf)), 0.0)
+        return Verdict(leaf, log_rest(rest, p, leaf < tree.length))
 
 
-def _capped_joint(draft: Draft, log_ratio: Float[Array, "B K"]) -> Float[Array, "B K1"]:
+def _capped_joint(tree: DraftTree, log_ratio: Float[Array, "B K"]) -> Float[Array, "B K1"]:
     """Return log P_0 ... log P_K of block verification; past the chain's end unchanged."""
     joint = [jnp.zeros_like(log_ratio[:, 0])]
-    for i in range(draft.max_depth):
-        step = jnp.where(draft.valid[:, 1 + i], log_ratio[:, i], 0.0)
+    for i in range(tree.max_depth):
+        step = jnp.where(tree.valid[:, 1 + i], log_ratio[:, i], 0.0)
         joint.append(jnp.minimum(joint[-1] + step, 0.0))
     return jnp.stack(joint, axis=1)

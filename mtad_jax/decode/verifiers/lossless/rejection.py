@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, node_logp, take
+from mtad_jax.decode.draft import DraftTree, node_logp, take
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -49,17 +49,17 @@ class Rejection:
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        u = random.uniform(keys, (draft.max_depth,))
-        log_ratio = node_logp(draft, logp)[:, 1:] - drawn_logq(draft) - jnp.log(self.leniency)
-        stays = draft.valid[:, 1:] & (jnp.log(u) < log_ratio)
+        u = random.uniform(keys, (tree.max_depth,))
+        log_ratio = node_logp(tree, logp)[:, 1:] - drawn_logq(tree) - jnp.log(self.leniency)
+        stays = tree.valid[:, 1:] & (jnp.log(u) < log_ratio)
         leaf = jnp.sum(jnp.cumprod(stays, axis=1), axis=1)
         p = take(logp, leaf)
-        rest = jnp.maximum(jnp.exp(p) - jnp.exp(next_logq(draft, leaf)), 0.0)
-        return Verdict(leaf, log_rest(rest, p, leaf < draft.length))
+        rest = jnp.maximum(jnp.exp(p) - jnp.exp(next_logq(tree, leaf)), 0.0)
+        return Verdict(leaf, log_rest(rest, p, leaf < tree.length))

@@ -2,22 +2,22 @@
 
 import jax.numpy as jnp
 
-from mtad_jax.decode.draft import Draft, pick, take
+from mtad_jax.decode.draft import DraftTree, pick, take
 from mtad_jax.types import Array, Bool, Float, Int
 
 
-def drawn_logq(draft: Draft) -> Float[Array, "B K"]:
+def drawn_logq(tree: DraftTree) -> Float[Array, "B K"]:
     """Return log q of each drafted token of a chain, 0 past its end."""
-    assert draft.logq is not None
-    step = jnp.broadcast_to(jnp.arange(draft.max_depth), draft.tokens[:, 1:].shape)
-    value = pick(draft.logq, step, draft.tokens[:, 1:])
-    return jnp.where(draft.valid[:, 1:], value, 0.0)
+    assert tree.logq is not None
+    step = jnp.broadcast_to(jnp.arange(tree.max_depth), tree.tokens[:, 1:].shape)
+    value = pick(tree.logq, step, tree.tokens[:, 1:])
+    return jnp.where(tree.valid[:, 1:], value, 0.0)
 
 
-def next_logq(draft: Draft, leaf: Int[Array, " B"]) -> Float[Array, "B V"]:
+def next_logq(tree: DraftTree, leaf: Int[Array, " B"]) -> Float[Array, "B V"]:
     """Return q after node `leaf` of a chain; the last that there is, past it."""
-    assert draft.logq is not None
-    return take(draft.logq, jnp.minimum(leaf, draft.max_depth - 1))
+    assert tree.logq is not None
+    return take(tree.logq, jnp.minimum(leaf, tree.max_depth - 1))
 
 
 def log_rest(

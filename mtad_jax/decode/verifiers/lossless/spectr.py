@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -56,23 +56,23 @@ class SpecTr(Lossless):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        assert draft.logq is not None
-        chains, batch = draft.depth.count(1), draft.length.shape[0]
-        u = random.uniform(keys, (len(draft.depth) - 1,))
-        leaf, going = jnp.zeros_like(draft.length), jnp.ones((batch,), bool)
+        assert tree.logq is not None
+        chains, batch = tree.depth.count(1), tree.length.shape[0]
+        u = random.uniform(keys, (len(tree.depth) - 1,))
+        leaf, going = jnp.zeros_like(tree.length), jnp.ones((batch,), bool)
         alive, bonus = jnp.ones((batch, chains), bool), logp[:, 0]
-        for level in range(draft.max_depth):
+        for level in range(tree.max_depth):
             first = 1 + level * chains
-            token = draft.tokens[:, first : first + chains]
-            alive &= draft.valid[:, first : first + chains]
-            log_p, log_q = take(logp, leaf), take(draft.logq, leaf)
+            token = tree.tokens[:, first : first + chains]
+            alive &= tree.valid[:, first : first + chains]
+            log_p, log_q = take(logp, leaf), take(tree.logq, leaf)
             p, q, count = jnp.exp(log_p), jnp.exp(log_q), jnp.sum(alive, axis=1)
             most = jnp.maximum(count, 1).astype(p.dtype)
             rho = _best_rho(p, q, most) if self.rho == "best" else most

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
-from mtad_jax.decode.draft import Draft, take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
@@ -44,26 +44,26 @@ class TreeRejection(Lossless):
 
     def verify(
         self,
-        draft: Draft,
+        tree: DraftTree,
         logp: Float[Array, "B N V"],
         logits: Float[Array, "B N V"],
         keys: Key[Array, " B"],
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        assert draft.logq is not None
-        sizes = [draft.depth.count(level) for level in range(draft.max_depth + 1)]
-        u = random.uniform(keys, (len(draft.depth) - 1,))
-        leaf, going = jnp.zeros_like(draft.length), jnp.ones(draft.length.shape, bool)
+        assert tree.logq is not None
+        sizes = [tree.depth.count(level) for level in range(tree.max_depth + 1)]
+        u = random.uniform(keys, (len(tree.depth) - 1,))
+        leaf, going = jnp.zeros_like(tree.length), jnp.ones(tree.length.shape, bool)
         bonus, first = logp[:, 0], 0  # of the level
         for above, here in zip(sizes, sizes[1:], strict=False):
             count = here // above
             place = jnp.where(going, leaf - first, 0)  # of the leaf in its level
             first += above
             child = first + place[:, None] * count + jnp.arange(count)
-            tried = take(draft.valid, child) & going[:, None]
-            p, q = jnp.exp(take(logp, leaf)), jnp.exp(take(draft.logq, leaf))
-            chosen, rest = self._try(p, q, take(draft.tokens, child), tried, take(u, child - 1))
+            tried = take(tree.valid, child) & going[:, None]
+            p, q = jnp.exp(take(logp, leaf)), jnp.exp(take(tree.logq, leaf))
+            chosen, rest = self._try(p, q, take(tree.tokens, child), tried, take(u, child - 1))
             moves = chosen < count
             bonus = jnp.where((going & ~moves)[:, None], jnp.log(rest), bonus)
             leaf = jnp.where(moves, first + place * count + chosen, leaf)
