@@ -21,16 +21,9 @@ from tqdm import tqdm
 from experiments.bench import rules as benchmark_rules
 from experiments.bench.measure import Bench, Rule, Sample
 from experiments.bench.report import summary_lines, table_lines
-from experiments.flags.settings import (
-    INT8_FLAGS,
-    MESH_FLAGS,
-    TAU,
-    define_model_flags,
-    define_warp_flags,
-    load_models,
-    parse_ids,
-    read_warp,
-)
+from experiments.flags.models import INT8_FLAGS, MESH_FLAGS, define_model_flags, load_models
+from experiments.flags.settings import parse_ids
+from experiments.flags.warp import TAU, define_warp_flags, read_warp
 from experiments.launch import supervise
 from experiments.rows.output import NoWriter, RowWriter
 from experiments.rows.prompts import Prompt, encode_prompts

@@ -19,19 +19,14 @@ from tqdm import tqdm
 
 import mtad_jax
 from experiments import generate
-from experiments.flags.settings import (
-    MESH_FLAGS,
-    check_models,
-    define_control_flags,
+from experiments.flags.models import MESH_FLAGS, check_models, define_model_flags, load_models
+from experiments.flags.settings import define_control_flags, read_controls, setting_flags
+from experiments.flags.warp import (
     define_draft_warp_flags,
-    define_model_flags,
     define_warp_flags,
     first_draft_warp_flag,
-    load_models,
-    read_controls,
     read_draft_warp,
     read_warp,
-    setting_flags,
 )
 from experiments.launch import supervise
 from experiments.rows.prompts import Prompt, encode_prompts, read_prompts

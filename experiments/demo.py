@@ -12,7 +12,8 @@ from absl import flags
 
 from experiments.bench.measure import Bench, Rule
 from experiments.bench.scores import Score, by_rule, score
-from experiments.flags.settings import TOP_K, TOP_P, define_model_flags, load_models
+from experiments.flags.models import define_model_flags, load_models
+from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks.shipped import OPENINGS, Task, make_tasks
 from experiments.tasks.sql_execution import run_select
 from experiments.tasks.text_to_sql import build_database

@@ -26,12 +26,11 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments.bench import measure
+from experiments.flags.models import check_models, load_models
 from experiments.flags.rules import read_rule
 from experiments.flags.settings import (
     RunSettings,
-    check_models,
     define_setting_flags,
-    load_models,
     parse_ids,
     read_settings,
     setting_flags,

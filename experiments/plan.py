@@ -18,12 +18,10 @@ from absl import flags
 
 from configs import models as presets
 from experiments.flags.acceptance import Acceptance, read_acceptance, rules_of
+from experiments.flags.models import check_models, check_no_draft_flags, define_placement_flags
 from experiments.flags.rules import define_strategy_flags, read_rule, read_strategy
-from experiments.flags.settings import (
-    check_models,
-    check_no_draft_flags,
+from experiments.flags.warp import (
     define_draft_warp_flags,
-    define_placement_flags,
     define_warp_flags,
     read_draft_warp,
     read_warp,
@@ -40,16 +38,9 @@ from mtad_jax.planning import topology
 from mtad_jax.planning.collectives import Collectives, read_collectives
 from mtad_jax.planning.costs import Speed, link_seconds, round_of, speed
 from mtad_jax.planning.fit import gib, judge
+from mtad_jax.planning.job import Job, choose_mesh, make_job
 from mtad_jax.planning.memory import analytic
-from mtad_jax.planning.program import (
-    DoesNotFit,
-    Job,
-    Program,
-    choose_mesh,
-    compile_call,
-    compile_decode,
-    make_job,
-)
+from mtad_jax.planning.program import DoesNotFit, Program, compile_call, compile_decode
 from mtad_jax.planning.report import Plan, as_json, lines_of
 from mtad_jax.planning.topology import Machine
 

@@ -15,14 +15,8 @@ from absl import flags
 
 from experiments.bench.measure import Bench, Rule
 from experiments.bench.scores import score
-from experiments.flags.settings import (
-    INT8_FLAGS,
-    TAU,
-    TOP_K,
-    TOP_P,
-    define_model_flags,
-    load_models,
-)
+from experiments.flags.models import INT8_FLAGS, define_model_flags, load_models
+from experiments.flags.warp import TAU, TOP_K, TOP_P
 from experiments.tasks import stories
 from experiments.tasks.shipped import Task, find_stories, make_tasks
 from mtad_jax import cli, recipes

@@ -1,32 +1,36 @@
-"""Flags that say which models decode, by which rule and how sharply; contradictions are refused.
+"""Flags that a text depends on: models, rule, sharpness and controls; contradictions are refused.
 
 A flag that was not given is None, so that a setting which the chosen rule cannot honour is told
 apart from a default and never ignored.
 """
 
 import dataclasses
-import math
 import re
 from typing import Any
 
 from absl import flags
-from jax.sharding import Mesh
 
+from experiments.flags.models import (
+    MESH_FLAGS,
+    check_no_draft_flags,
+    define_model_flags,
+    without_draft,
+)
 from experiments.flags.rules import define_strategy_flags, read_strategy
+from experiments.flags.warp import (
+    define_draft_warp_flags,
+    define_warp_flags,
+    first_draft_warp_flag,
+    read_draft_warp,
+    read_warp,
+)
 from mtad_jax.decode.checks import check_lengths
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import Request
-from mtad_jax.decode.warp import Warp, check_warp
-from mtad_jax.devices.sharding import make_mesh
-from mtad_jax.pipeline import Pipeline
+from mtad_jax.decode.warp import Warp
 
 # --help shows the flags of the program, and these belong to whichever program defines them.
 flags.disclaim_key_flags()
-
-TEMPERATURE, TOP_K, TOP_P, TAU = 1.0, 10, 0.9, 0.5  # of the paper's experiments
-INT8_FLAGS = ("target_int8", "draft_int8")
-MESH_FLAGS = ("mesh", "shard_draft")  # no text depends on these
-_WARP_FLAGS = ("temperature", "top_k", "top_p", "min_p")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,59 +85,6 @@ def setting_flags() -> list[str]:
     return [name for name in values if name not in MESH_FLAGS]
 
 
-def define_model_flags(values: flags.FlagValues) -> None:
-    """Define which models there are, what of them is int8, and where they lie."""
-    text = flags.DEFINE_string
-    text(
-        "target", None, "Checkpoint folder, ours or Hugging Face's. Default: the shipped pair.",
-        flag_values=values,
-    )  # fmt: skip
-    text("draft", None, "Checkpoint folder of the small model, of --target.", flag_values=values)
-    define_placement_flags(values, mesh_default="the first device")
-
-
-def define_placement_flags(values: flags.FlagValues, *, mesh_default: str) -> None:
-    """Define what of the models is int8, and which devices hold what of them.
-
-    `mesh_default` says what happens without --mesh.
-    """
-    text = flags.DEFINE_string
-    for flag in INT8_FLAGS:
-        who = flag.removesuffix("_int8")
-        meaning = f"What of the {who} is int8: weights, kv (the cache) or weights,kv."
-        text(flag, "", meaning, flag_values=values)
-    text(
-        "mesh", None, "Devices to split the models over: data (rows), fsdp (weights) and model "
-        f"(heads), e.g. data:1,model:4. Default: {mesh_default}.", flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_bool(
-        "shard_draft", False, "Split the draft like the target. Default: whole on every device.",
-        flag_values=values,
-    )  # fmt: skip
-
-
-def define_warp_flags(values: flags.FlagValues) -> None:
-    """Define --temperature, --top_k, --top_p and --min_p."""
-    real = flags.DEFINE_float
-    real("temperature", None, f"0 is greedy. Default: {TEMPERATURE:g}.", flag_values=values)
-    flags.DEFINE_integer(
-        "top_k", None, f"Likeliest tokens kept; 0: all. Default: {TOP_K}.", flag_values=values
-    )
-    real("top_p", None, f"Mass of likeliest tokens kept. Default: {TOP_P}.", flag_values=values)
-    real(
-        "min_p", None, "Tokens less likely than this share of the likeliest are cut. Default: 0.",
-        flag_values=values,
-    )  # fmt: skip
-
-
-def define_draft_warp_flags(values: flags.FlagValues) -> None:
-    """Define --draft_temperature and the others."""
-    for name in _WARP_FLAGS:
-        define = flags.DEFINE_integer if name == "top_k" else flags.DEFINE_float
-        meaning = f"--{name} of the draft model. Default: the target's."
-        define(f"draft_{name}", None, meaning, flag_values=values)
-
-
 def define_control_flags(values: flags.FlagValues, *, max_new_tokens: int) -> None:
     """Define what may come and which tokens end a text; `max_new_tokens` is that flag's default."""
     whole, ids = flags.DEFINE_integer, flags.DEFINE_list
@@ -183,7 +134,7 @@ def read_settings(values: flags.FlagValues) -> RunSettings:
     strategy = read_strategy(values, request)
     if not strategy.needs_draft:
         if draft_warp is not None:
-            raise ValueError(_without_draft(first_draft_warp_flag(values), values.strategy))
+            raise ValueError(without_draft(first_draft_warp_flag(values), values.strategy))
         check_no_draft_flags(values)
     return RunSettings(
         strategy=strategy,
@@ -194,13 +145,6 @@ def read_settings(values: flags.FlagValues) -> RunSettings:
         seed=values.seed,
         **controls,
     )
-
-
-def check_no_draft_flags(values: flags.FlagValues) -> None:
-    """Raise ValueError on what a rule without a draft model would ignore."""
-    for flag in ("shard_draft", "draft_int8"):
-        if values[flag].value:
-            raise ValueError(_without_draft(f"--{flag}", values.strategy))
 
 
 def read_controls(values: flags.FlagValues) -> dict[str, Any]:
@@ -239,120 +183,6 @@ def _check_text_flags(values: flags.FlagValues) -> None:
     _check_least(values, samples=1)
     if "" in (values.stop or ()):
         raise ValueError("--stop= is empty: give the string that ends a text, or leave it out")
-
-
-def read_warp(values: flags.FlagValues, *, greedy: bool = False) -> Warp:
-    """Return the sharpening; `greedy` is temperature 0, where the cuts change nothing.
-
-    Raises:
-      ValueError: contradictory or out of range.
-    """
-    given: dict[str, Any] = {f: values[f].value for f in _WARP_FLAGS}
-    given = {flag: value for flag, value in given.items() if value is not None}
-    if greedy:
-        for flag, value in given.items():
-            if value:
-                raise ValueError(
-                    f"--{flag}={value} contradicts --strategy=greedy, which takes the likeliest "
-                    "token: leave it out or use --strategy=sample"
-                )
-        return Warp(temperature=0.0)
-    warp = Warp(**{"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P} | given)
-    check_warp(warp)
-    return warp
-
-
-def first_draft_warp_flag(values: flags.FlagValues) -> str:
-    """Return the first of the draft's own warp flags that was given, as on the command line."""
-    given = (f"draft_{f}" for f in _WARP_FLAGS if values[f"draft_{f}"].value is not None)
-    return next(f"--{flag}={values[flag].value}" for flag in given)
-
-
-def read_draft_warp(values: flags.FlagValues, warp: Warp) -> Warp | None:
-    """Return the draft's own sharpening, the target's where a flag was not given; None: no flag.
-
-    Raises:
-      ValueError: out of range.
-    """
-    given: dict[str, Any] = {f: values[f"draft_{f}"].value for f in _WARP_FLAGS}
-    given = {flag: value for flag, value in given.items() if value is not None}
-    if not given:
-        return None
-    own = dataclasses.replace(warp, **given)
-    try:
-        check_warp(own)
-    except ValueError as error:
-        raise ValueError(f"the draft's {error}") from error
-    return own
-
-
-def check_models(values: flags.FlagValues, needs_draft: bool) -> None:
-    """Check --target and --draft against what the rule needs.
-
-    Raises:
-      ValueError: a draft is missing, or given without use.
-    """
-    if values.draft is not None and values.target is None:
-        raise ValueError(
-            f"--draft={values.draft} needs --target=DIR; leave both out for the shipped pair"
-        )
-    if needs_draft and values.target is not None and values.draft is None:
-        raise ValueError(
-            f"--draft is missing: --strategy={values.strategy} drafts: give --draft=DIR or use a "
-            "strategy without a draft model, e.g. sample"
-        )
-    if not needs_draft and values.draft is not None:
-        raise ValueError(_without_draft(f"--draft={values.draft}", values.strategy))
-
-
-def _without_draft(flag: str, strategy: str) -> str:
-    """Return what to say of a flag on a draft model that the rule has not."""
-    return (
-        f"{flag} means nothing to --strategy={strategy}, which has no draft model: leave it out or "
-        "use a strategy that drafts, e.g. speculative"
-    )
-
-
-def load_models(values: flags.FlagValues) -> Pipeline:
-    """Open the models that --target and --draft name, or the shipped pair, on --mesh.
-
-    Raises:
-      ValueError: as `Pipeline.load`; before any weights are read where the mesh does not suit.
-    """
-    how: dict[str, Any] = {flag: getattr(values, flag) for flag in (*INT8_FLAGS, "shard_draft")}
-    how["mesh"] = read_mesh(values)
-    if values.target is None:
-        return Pipeline.shipped(**how)
-    if values.draft is None and values.draft_int8:
-        raise ValueError("--draft_int8 needs a draft: give --draft=DIR or leave it out")
-    return Pipeline.load(values.target, values.draft, **how)
-
-
-def read_mesh(values: flags.FlagValues) -> Mesh | None:
-    """Return the mesh that --mesh asks for; None without it.
-
-    Raises:
-      ValueError: it does not match the devices or the rows decoded together, or --shard_draft has
-        nothing to split.
-    """
-    if values.shard_draft and values.mesh is None:
-        raise ValueError("--shard_draft needs --mesh, e.g. --mesh=model:4: give it or leave it out")
-    if values.shard_draft and values.target is not None and values.draft is None:
-        raise ValueError("--shard_draft needs a draft: give --draft=DIR or leave it out")
-    if values.mesh is None:
-        return None
-    mesh = make_mesh(values.mesh)
-    given = [name for name in ("batch_size", "samples") if name in values]
-    counts: dict[str, int] = {f"--{name}": getattr(values, name) for name in given}
-    split = mesh.shape["data"]
-    if math.prod(counts.values()) % split:
-        shown = " * ".join(f"{flag}={n}" for flag, n in counts.items()) or "one text at a time"
-        cure = "raise it to a multiple, or " if given else ""
-        raise ValueError(
-            f"--mesh={values.mesh} splits rows over data:{split}, which does not divide {shown}: "
-            f"{cure}give a mesh without data, e.g. model:{mesh.size}"
-        )
-    return mesh
 
 
 def _read_ids(values: flags.FlagValues, name: str) -> tuple[int, ...] | None:

@@ -12,8 +12,8 @@ from mtad_jax.decode.protocols import Strategy
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.planning.chips import Chip
 from mtad_jax.planning.collectives import Collective
+from mtad_jax.planning.job import Job, state_of
 from mtad_jax.planning.memory import plain_bytes, total
-from mtad_jax.planning.program import Job, state_of
 
 HOP_SECONDS = 1e-6
 """Time of a message from a chip to the next: an assumption, not published."""

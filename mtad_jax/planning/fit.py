@@ -8,8 +8,9 @@ from typing import cast
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.quantize import PARTS
 from mtad_jax.planning.chips import Chip
+from mtad_jax.planning.job import Job, bind
 from mtad_jax.planning.memory import Memory, analytic
-from mtad_jax.planning.program import Job, Program, bind
+from mtad_jax.planning.program import Program
 
 RESERVE = 0.02
 """Share of a chip's memory that is left for other programs: prompts, results, the runtime."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mtad_jax.decode.loop import CHUNK
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.planning.program import Job, state_of
+from mtad_jax.planning.job import Job, state_of
 
 _LANES, _SUBLANES = 128, 8  # a TPU's tile: the last two dimensions are padded to it
 _LAWS = 6  # arrays [B, N, V] of f32 that are live at once: logits, log-laws, their sort

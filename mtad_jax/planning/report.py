@@ -9,8 +9,9 @@ from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.planning.collectives import Collective, Collectives, counts, layer_counts
 from mtad_jax.planning.costs import Cost, Round, Speed, link_seconds
 from mtad_jax.planning.fit import RESERVE, Fit, gib
+from mtad_jax.planning.job import Job
 from mtad_jax.planning.memory import Memory
-from mtad_jax.planning.program import Job, Program
+from mtad_jax.planning.program import Program
 from mtad_jax.planning.topology import Machine
 
 

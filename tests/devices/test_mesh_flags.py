@@ -6,7 +6,8 @@ from generate_flags import run
 from hf_folders import LLAMA, random_tensors, write_folder
 
 from experiments import benchmark, calibrate, demo, generate
-from experiments.flags.settings import load_models, setting_flags
+from experiments.flags.models import load_models
+from experiments.flags.settings import setting_flags
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.devices.sharding import make_mesh
 

@@ -15,7 +15,7 @@ from hf_folders import LLAMA, LLAMA_TIED, OPT_350M, random_tensors, write_folder
 import mtad_jax
 from experiments import generate as generate_program
 from experiments import quantization
-from experiments.flags.settings import load_models
+from experiments.flags.models import load_models
 from mtad_jax import BoundLM, Pipeline, generate, recipes
 from mtad_jax.checkpoints.save import save
 from mtad_jax.decode.warp import Warp

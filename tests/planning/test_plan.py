@@ -25,8 +25,9 @@ from mtad_jax.planning import chips, topology
 from mtad_jax.planning.collectives import Collective, counts, layer_counts, read_collectives
 from mtad_jax.planning.costs import HOP_SECONDS, link_seconds, round_of, speed, tokens_of_rate
 from mtad_jax.planning.fit import judge, largest, usable
+from mtad_jax.planning.job import choose_mesh, make_job
 from mtad_jax.planning.memory import analytic, padded_bytes
-from mtad_jax.planning.program import choose_mesh, compile_decode, make_job
+from mtad_jax.planning.program import compile_decode
 
 ROOT = Path(__file__).resolve().parents[2]
 V5P = chips.CHIPS["v5p"]

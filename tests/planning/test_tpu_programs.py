@@ -14,15 +14,9 @@ from mtad_jax.devices.sharding import parse_mesh
 from mtad_jax.planning import topology
 from mtad_jax.planning.collectives import layer_counts, read_collectives
 from mtad_jax.planning.fit import judge
+from mtad_jax.planning.job import Job, choose_mesh, make_job, state_of
 from mtad_jax.planning.memory import analytic
-from mtad_jax.planning.program import (
-    Job,
-    choose_mesh,
-    compile_call,
-    compile_decode,
-    make_job,
-    state_of,
-)
+from mtad_jax.planning.program import compile_call, compile_decode
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the tpu extra is not installed"
