@@ -12,7 +12,6 @@ from mtad_jax.pipeline import Pipeline
 # --help shows the flags of the program, and these belong to whichever program defines them.
 flags.disclaim_key_flags()
 
-
 INT8_FLAGS = ("target_int8", "draft_int8")
 
 

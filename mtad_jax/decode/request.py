@@ -4,8 +4,6 @@ import dataclasses
 import numbers
 
 UNKNOWN = 2**31  # of a size that is not known yet: nothing is refused because of it
-
-
 _DEEPEST = 512  # so that keys of a round's steps stay apart (`random.round_keys`: below 1024)
 
 
