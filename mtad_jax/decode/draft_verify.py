@@ -89,7 +89,7 @@ class DraftVerify:
             tree,
             verdict,
             target=target,
-            draft_lm=draft,
+            draft=draft,
             target_cache=target_cache,
             draft_cache=draft_cache,
             logits=logits,

@@ -154,12 +154,12 @@ def propose(drafter, setting: Setting, texts: list[ref.Text]):
     each, wanted = len(wanted), np.tile(wanted, (len(texts), 1))
     ids = np.array([text + (0,) * (WIDTH - len(text)) for text in texts], np.int32)
     length = np.array([len(text) for text in texts], np.int32)
-    target, draft_lm = (table_lm(table) for table in setting.tables)
+    target, draft = (table_lm(table) for table in setting.tables)
     controls = setting.controls(len(wanted))
     shown = _propose(
         DraftVerify(drafter, _Look()),
         target,
-        draft_lm if drafter.needs_draft else None,
+        draft if drafter.needs_draft else None,
         controls,
         np.repeat(ids, each, axis=0),
         np.repeat(length, each),
@@ -224,7 +224,7 @@ def _all_drafts(drafter, vocab: int) -> np.ndarray:
 
 
 @jax.jit
-def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
+def _propose(strategy, target, draft, controls, ids, length, wanted):
     """Prefill and one step up to the verifier; the drafts are those wanted, where q gives them.
 
     Where no draft is wanted (a beam chooses, a lookup finds) the noise is the engine's own.
@@ -247,12 +247,12 @@ def _propose(strategy, target, draft_lm, controls, ids, length, wanted):
         mock.patch.object(draft_verify, "commit", lambda state, draft, verdict, **_: verdict),
     ):
         state = loop.empty_state(
-            target, draft_lm, strategy, controls, ids, length, length + 9, jnp.uint32(0),
+            target, draft, strategy, controls, ids, length, length + 9, jnp.uint32(0),
             jnp.arange(len(ids)), slots=SLOTS,
         )  # fmt: skip
         # Not through `run`, whose compiled programs outlive the patches.
-        state = loop._prefill(target, draft_lm, state, WIDTH)
-        return strategy.step(target, draft_lm, state, controls)
+        state = loop._prefill(target, draft, state, WIDTH)
+        return strategy.step(target, draft, state, controls)
 
 
 def _weights(drafter, draft: DraftTree, wanted: np.ndarray) -> np.ndarray:

@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode.beams import Lattice, grow_beams
-from mtad_jax.decode.commit import write_block
+from mtad_jax.decode.commit import append, reach
 from mtad_jax.decode.draft import pick, pick_logp, take
 from mtad_jax.decode.request import (
     UNKNOWN,
@@ -149,12 +148,8 @@ def _commit(
         ]
         return jnp.stack(picked, axis=1)
 
-    room = jnp.where(state.done, 0, state.limit - state.length)
-    new = jnp.minimum(jnp.sum(text, axis=1), room)
+    new, at_end, at_limit = reach(state, tokens, jnp.sum(text, axis=1), controls)
     place = jnp.arange(depth)
-    length = state.length + new
-    at_end = jnp.any((place < new[:, None]) & controls.is_end(tokens), axis=1)
-    at_limit = length >= state.limit
     zero = jnp.zeros_like(tokens)
     trace = Trace(
         logp=chosen(lattice.logp),
@@ -170,15 +165,8 @@ def _commit(
         run = lattice.nodes_of(best[:-1])
         span = 1 + sum(level.token.shape[1] for level in levels[:-1])
         cache = target.model.keep(cache, state.length[:, None] - 1 + run, state.length, span=span)
-    return dataclasses.replace(
-        state,
-        tokens=write_block(state.tokens, tokens, state.length),
-        length=length,
-        done=state.done | at_limit | at_end,
-        rounds=state.rounds + depth,
-        trace=jax.tree.map(lambda old, b: write_block(old, b, state.length), state.trace, trace),
-        target_cache=cache,
-    )
+    state = dataclasses.replace(state, target_cache=cache)
+    return append(state, tokens, trace, new=new, done=at_end | at_limit, rounds=depth)
 
 
 def _ending(at_end: Array, at_limit: Array) -> Int[Array, " B"]:
