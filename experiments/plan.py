@@ -6,18 +6,16 @@ needs on each chip, its collectives, and a floor of its time. `docs/plan.md` say
 mean. Exit code 1 where it does not fit.
 """
 
-import dataclasses
 import json
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from configs import models as presets
-from experiments.flags.acceptance import Acceptance, read_acceptance, rules_of
+from experiments.flags.acceptance import read_acceptance, rules_of
 from experiments.flags.models import check_models, check_no_draft_flags, define_placement_flags
 from experiments.flags.rules import define_strategy_flags, read_rule, read_strategy
 from experiments.flags.warp import (
@@ -26,7 +24,7 @@ from experiments.flags.warp import (
     read_draft_warp,
     read_warp,
 )
-from mtad_jax import cli, recipes
+from mtad_jax import cli
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.checkpoints.atomic import new_file
 from mtad_jax.checkpoints.hf.families import model_of
@@ -35,13 +33,9 @@ from mtad_jax.decode.request import Request
 from mtad_jax.devices.sharding import parse_mesh
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.planning import topology
-from mtad_jax.planning.collectives import Collectives, read_collectives
-from mtad_jax.planning.costs import Speed, link_seconds, round_of, speed
-from mtad_jax.planning.fit import gib, judge
 from mtad_jax.planning.job import Job, choose_mesh, make_job
-from mtad_jax.planning.memory import analytic
-from mtad_jax.planning.program import DoesNotFit, Program, compile_call, compile_decode
-from mtad_jax.planning.report import Plan, as_json, lines_of
+from mtad_jax.planning.plan import Plan, make_plan, verified
+from mtad_jax.planning.report import as_json, lines_of
 from mtad_jax.planning.topology import Machine
 
 _DTYPES = ("bfloat16", "float32")
@@ -91,56 +85,23 @@ def plan(values: flags.FlagValues) -> Plan:
     topology.use_platform("cuda,cpu" if values.backend == "gpu" else "cpu")
     machine = _machine(values)
     job, why = _job(values, machine)
-    candidate, known = _candidate(values), read_acceptance(values)
-    rules = rules_of(candidate, known)
-    memory = analytic(job, tpu=machine.is_tpu)
-    program, refusal = _compile(job, machine, memory.total)
-    found = read_collectives(program.text) if program else None
-    made = Plan(
-        names=tuple(x for x in (values.target, values.draft) if x),
-        machine=machine,
-        job=job,
-        candidate=candidate,
+    known = read_acceptance(values)
+    candidate = _candidate(values)
+    made = make_plan(
+        job,
+        machine,
+        candidate,
+        names=[x for x in (values.target, values.draft) if x],
+        rules=[(rule, known.tokens(rule)) for rule in rules_of(candidate, known)],
         why=why,
-        memory=memory,
-        program=program,
-        fit=judge(job, machine.chip, memory, program, tpu=machine.is_tpu, refusal=refusal),
-        collectives=found,
-        round=round_of(job, job.strategy),
-        plain=round_of(job, recipes.sample()),
-        speeds=_speeds(values, job, machine, rules, known, found),
-        watts=_watts(values, machine),
+        watts=values.watts,
         efficiency=values.efficiency,
-        estimates=_estimates(values, job) if program else {},
+        estimates=values.estimates,
     )
     print("\n".join(lines_of(made)), flush=True)
     _write(values, made)
     _finish(values, made)
     return made
-
-
-def _watts(values: flags.FlagValues, machine: Machine) -> float | None:
-    return machine.chip.watts if values.watts is None else values.watts
-
-
-def _speeds(
-    values: flags.FlagValues,
-    job: Job,
-    machine: Machine,
-    rules: Sequence[Candidate],
-    known: Acceptance,
-    found: Collectives | None,
-) -> tuple[Speed, ...]:
-    """Model all rules of the table; each is taken to have the compiled one's collectives."""
-    links = link_seconds(job, machine.chip, found.round) if found else None
-    return tuple(
-        speed(
-            job, machine.chip, rule.label, round_of(job, rule.strategy),
-            tokens_per_call=known.tokens(rule), links=links, watts=_watts(values, machine),
-            efficiency=values.efficiency,
-        )
-        for rule in rules
-    )  # fmt: skip
 
 
 def _finish(values: flags.FlagValues, made: Plan) -> None:
@@ -153,17 +114,8 @@ def _finish(values: flags.FlagValues, made: Plan) -> None:
     if not fit.fits:
         cures = "; or ".join(fit.cures) or "use larger chips"
         raise ValueError(f"{made.machine.name}: {fit.verdict}: {cures}")
-    if not values.verify:
-        return
-    for name, change in (("batch", fit.batch), ("slots", fit.context)):
-        if change is not None and change != getattr(made.job, name):
-            other = dataclasses.replace(made.job, **{name: change})
-            try:
-                total = compile_decode(other).total
-                verdict = "fits" if total <= fit.usable else "does not fit"
-                print(f"verified: {name} {change} {verdict}, {gib(total)} GiB a chip", flush=True)
-            except DoesNotFit as error:
-                print(f"verified: {name} {change} does not fit: {error}", flush=True)
+    for line in verified(made) if values.verify else ():
+        print(line, flush=True)
 
 
 def _check(values: flags.FlagValues) -> None:
@@ -245,28 +197,6 @@ def _job(values: flags.FlagValues, machine: Machine) -> tuple[Job, str]:
         shard_draft=values.shard_draft, settings=settings,
     )  # fmt: skip
     return job, why
-
-
-def _compile(job: Job, machine: Machine, counted: int) -> tuple[Program | None, str | None]:
-    """Compile the decode, and return what the compiler says if it finds too little memory.
-
-    What cannot fit by our own count is not compiled at all.
-    """
-    if counted > machine.chip.memory:
-        return None, None
-    print(f"compiling for {machine.name} (a large model: minutes) ...", file=sys.stderr, flush=True)
-    try:
-        return compile_decode(job), None
-    except DoesNotFit as error:
-        return None, str(error)
-
-
-def _estimates(values: flags.FlagValues, job: Job) -> dict[int, float]:
-    """Return the compiler's estimates of target calls on one and on K + 1 tokens, if asked for."""
-    if not values.estimates:
-        return {}
-    found = {n: compile_call(job, n).estimate for n in (1, job.strategy.depth + 1)}
-    return {n: seconds for n, seconds in found.items() if seconds is not None}
 
 
 def _write(values: flags.FlagValues, made: Plan) -> None:

@@ -5,53 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mtad_jax.calibration.candidates import Candidate
-from mtad_jax.planning.collectives import Collective, Collectives, counts, layer_counts
-from mtad_jax.planning.costs import Cost, Round, Speed, link_seconds
-from mtad_jax.planning.fit import RESERVE, Fit, gib
+from mtad_jax.planning.collectives import Collective, counts, layer_counts
+from mtad_jax.planning.costs import Cost, link_seconds
+from mtad_jax.planning.fit import RESERVE, gib
 from mtad_jax.planning.job import Job
-from mtad_jax.planning.memory import Memory
-from mtad_jax.planning.program import Program
-from mtad_jax.planning.topology import Machine
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """All that a plan found.
-
-    Attributes:
-      names: of the target and of the draft, if there is one.
-      machine: the devices.
-      job: the decode.
-      candidate: its rule.
-      why: of the mesh.
-      memory: the analytic count.
-      program: the compiled one; None: it was not compiled.
-      fit: the verdict.
-      collectives: of the program.
-      round: the rule's cost.
-      plain: that of a call on one token.
-      speeds: the modelled rules.
-      watts: a chip.
-      efficiency: share of the floor's speed that the model takes.
-      estimates: tokens of a lone call -> the compiler's guess of its seconds.
-    """
-
-    names: tuple[str, ...]
-    machine: Machine
-    job: Job
-    candidate: Candidate
-    why: str
-    memory: Memory
-    program: Program | None
-    fit: Fit
-    collectives: Collectives | None
-    round: Round
-    plain: Round
-    speeds: tuple[Speed, ...]
-    watts: float | None
-    efficiency: float
-    estimates: dict[int, float]
+from mtad_jax.planning.plan import Plan
 
 
 def lines_of(plan: Plan) -> list[str]:

@@ -22,6 +22,7 @@ from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.planning import chips, topology
+from mtad_jax.planning import plan as plans
 from mtad_jax.planning.collectives import Collective, counts, layer_counts, read_collectives
 from mtad_jax.planning.costs import HOP_SECONDS, link_seconds, round_of, speed, tokens_of_rate
 from mtad_jax.planning.fit import judge, largest, usable
@@ -312,7 +313,7 @@ BAD = [
 
 @pytest.mark.parametrize(("args", "message"), BAD, ids=range(len(BAD)))
 def test_bad_input(args, message, monkeypatch):
-    monkeypatch.setattr(program, "compile_decode", lambda job: pytest.fail("compiled"))
+    monkeypatch.setattr(plans, "compile_decode", lambda job: pytest.fail("compiled"))
     with pytest.raises(ValueError) as caught:
         program.plan(values_of(*args))
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -428,7 +429,7 @@ def test_for_tpus_that_are_not_here(name, layers, int8):
 
 @needs_tpu_compiler
 def test_a_model_that_cannot_fit_is_not_compiled(monkeypatch, capsys):
-    monkeypatch.setattr(program, "compile_decode", lambda job: pytest.fail("compiled"))
+    monkeypatch.setattr(plans, "compile_decode", lambda job: pytest.fail("compiled"))
     args = ("--target=llama2-13b", "--strategy=sample", "--topology=v5e:1x1")
     with pytest.raises(ValueError) as caught:
         program.plan(values_of(*args))
