@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     mesh = None if _MESH.value is None else make_mesh(_MESH.value)
     trainer = Trainer(config, data_dir, output, target, lambda line: print(line, flush=True), mesh)
     train_export.write_report(output / "recipe.json", config.to_dict())
-    trainer.run()
+    trainer.train()
     train_export.export(output / "export", trainer.model, trainer.state.params, tokenizer)
     train_export.write_report(output / "metrics.json", trainer.evaluate())
     trainer.close()

@@ -70,7 +70,7 @@ class Trainer:
             ),
         )
 
-    def run(self) -> None:
+    def train(self) -> None:
         """Train from the latest checkpoint, or from the start, to the end of the schedule."""
         metrics, since, tokens = [], time.monotonic(), 0  # since the last log line
         for step in range(self._restore(), self.total):

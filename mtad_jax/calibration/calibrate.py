@@ -81,4 +81,4 @@ def calibrate(
         candidates = default_candidates(draft=draft is not None)
     warp = settings.get("warp") or Warp()
     greedy = float(warp.temperature) == 0
-    return Search(meter, tuple(candidates), floor, margin, budget_s, greedy, progress).run()
+    return Search(meter, tuple(candidates), floor, margin, budget_s, greedy, progress).find()

@@ -69,7 +69,7 @@ class Search:
         passes = -(-_UNITS // meter.groups)
         self._units = [(group, seed) for seed in range(passes) for group in range(meter.groups)]
 
-    def run(self) -> Calibration:
+    def find(self) -> Calibration:
         """Do everything in order."""
         self._meter.check(self._plain)  # what is wrong for plain decoding is wrong for all
         for entry in self._entries:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mtad_jax.decode import checks
-from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, result_of, run
+from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, result_of, run_rounds
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
@@ -101,7 +101,7 @@ class Call:
 
     def advance(self, state: DecodeState, rounds: int = ALL_ROUNDS) -> DecodeState:
         """Prefill if that is still to do and run at most `rounds` rounds; donates the state."""
-        return run(
+        return run_rounds(
             self.target, self.draft, self.strategy, self.controls, state, np.int32(rounds),
             prompt_width=self.prompt_width, mesh=self.mesh,
         )  # fmt: skip

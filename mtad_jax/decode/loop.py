@@ -50,7 +50,7 @@ def empty_state(
 ) -> DecodeState:
     """Return the state before prefill: the prompt as text, both caches empty.
 
-    On a mesh the rows of everything are split over its `data` axis; here and in `run`.
+    On a mesh the rows of everything are split over its `data` axis; here and in `run_rounds`.
     """
     batch, width = prompt_ids.shape
     real, whole = jnp.zeros((batch, slots), jnp.float32), jnp.zeros((batch, slots), jnp.int32)
@@ -75,7 +75,7 @@ def empty_state(
 
 
 @functools.partial(jax.jit, static_argnames=("prompt_width", "mesh"), donate_argnames=("state",))
-def run(
+def run_rounds(
     target: BoundLM,
     draft: BoundLM | None,
     strategy: Strategy,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtad_jax.decode.loop import run
+from mtad_jax.decode.loop import run_rounds
 from mtad_jax.devices.sharding import by_rows, replicated
 from mtad_jax.planning.job import Job, placed, settings_of, state_of
 
@@ -57,7 +57,7 @@ def compile_decode(job: Job) -> Program:
     """
     rounds = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(job.mesh))
     begin = time.perf_counter()
-    lowered = run.lower(
+    lowered = run_rounds.lower(
         job.target, job.draft, *settings_of(job), state_of(job), rounds,
         prompt_width=job.prompt, mesh=job.mesh,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate, stream
-from mtad_jax.decode.loop import bucket, run
+from mtad_jax.decode.loop import bucket, run_rounds
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.warp import Warp, warped_logp
@@ -191,7 +191,7 @@ def _check_stream(subject: _Subject, base: DecodeResult) -> None:
 
 def _programs() -> int:
     """Return how many programs the loop has been compiled to."""
-    return run._cache_size()  # type: ignore
+    return run_rounds._cache_size()  # type: ignore
 
 
 def _check_compiles_once(subject: _Subject) -> None:

@@ -13,7 +13,7 @@ from mtad_jax.calibration.candidates import Candidate, default_candidates
 from mtad_jax.calibration.decide import Interval, perplexity_ratio, speed_ratio, why_not
 from mtad_jax.calibration.meter import Decoded, EngineMeter
 from mtad_jax.calibration.predict import Probe, call_costs, predicted_ratio
-from mtad_jax.decode.loop import run as compiled
+from mtad_jax.decode.loop import run_rounds as compiled
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm, tiny_pair

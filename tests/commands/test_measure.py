@@ -16,7 +16,7 @@ from experiments.bench.measure import Bench, Rule, Sample
 from experiments.flags.rules import STRATEGIES
 from experiments.tasks import shipped as benchmark_tasks
 from mtad_jax import recipes
-from mtad_jax.decode.loop import run as compiled
+from mtad_jax.decode.loop import run_rounds as compiled
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp
 from mtad_jax.pipeline import Pipeline

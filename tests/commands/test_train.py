@@ -65,7 +65,7 @@ def trained(config, data, output, target=None, mesh="data:1"):
     mesh = make_mesh(mesh, jax.devices()[:count])
     trainer = Trainer(config, data, output, target, lines.append, mesh)
     before = trainer.evaluate()
-    trainer.run()
+    trainer.train()
     after = trainer.evaluate()
     trainer.close()
     return trainer, before, after, lines
@@ -185,7 +185,7 @@ def final_state(output, data):
     config = recipe(phases=((20, 4, 16), (4, 2, 32)))
     mesh = make_mesh("data:1", jax.devices()[:1])
     trainer = Trainer(config, data, output, None, lambda line: None, mesh)
-    trainer.run()
+    trainer.train()
     trainer.close()
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(trainer.state)]
 

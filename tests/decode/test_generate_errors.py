@@ -7,7 +7,7 @@ import pytest
 
 from mtad_jax import recipes
 from mtad_jax.decode.generate import generate, stream
-from mtad_jax.decode.loop import run
+from mtad_jax.decode.loop import run_rounds
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
 
@@ -144,13 +144,13 @@ BAD = {
 
 
 def refused(match: str, call=generate, **arguments):
-    before = run._cache_size()
+    before = run_rounds._cache_size()
     with pytest.raises(ValueError) as error:
         call(lm(), **GOOD | arguments)
     message = str(error.value)
     assert re.search(match, message), message
     assert "\n" not in message
-    assert run._cache_size() == before
+    assert run_rounds._cache_size() == before
 
 
 @pytest.mark.parametrize(("change", "match"), BAD.values(), ids=BAD)
