@@ -17,7 +17,7 @@ from mtad_jax.checkpoints.hf.read import (
     copy_files,
     inner_file,
     open_folder,
-    read_json,
+    read_config,
     read_safetensors,
 )
 from mtad_jax.checkpoints.hf.write import (
@@ -93,9 +93,7 @@ def to_hf(
       OSError: the output cannot be written.
     """
     source, output = _apart(source, output)
-    metadata, config = read_metadata(source), read_json(source, "config.json")
-    if config is None:
-        raise ValueError(f"{source}: config.json is missing: convert the checkpoint again")
+    metadata, config = read_metadata(source), read_config(source)
     layout, ignored = metadata.layout, {}
     if layout.ignored:
         file = inner_file(source, _IGNORED)
@@ -132,7 +130,7 @@ class _Progress:
 
 def _apart(source: str | Path, output: str | Path) -> tuple[Path, Path]:
     """Refuse an output that replacing or clearing would take the source along."""
-    source, output = Path(source), Path(output)
+    source, output = Path(source).expanduser(), Path(output).expanduser()
     if not source.is_dir():
         raise ValueError(f"{source}: no such folder")
     a, b = source.resolve(), output.resolve()

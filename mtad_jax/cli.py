@@ -1,5 +1,6 @@
 """Run a command line program so that every expected failure is one line on stderr."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -11,6 +12,8 @@ from mtad_jax.errors import one_line
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
 EXPECTED = (KeyboardInterrupt, ValueError, OSError, flags.Error)
 """Failures that `tell` can tell; any other is a mistake of ours."""
+
+_PATHS = ("converted", "data_dir", "draft", "output", "prompts", "source", "target")
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -60,4 +63,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.exit(1)
     if flags.FLAGS["verbosity"].using_default_value:  # absl would raise it to INFO next
         flags.FLAGS.verbosity = logging.WARNING
+    for name in _PATHS:  # shells leave the ~ of --output=~/x alone
+        if name in flags.FLAGS and isinstance(value := flags.FLAGS[name].value, str):
+            flags.FLAGS[name].value = os.path.expanduser(value)
     return rest

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,14 +50,32 @@ def save(folder: Path, tree: Mapping[str, Any]) -> None:
 
     Uncompressed: weights hardly shrink (8 % in float32), and compressing doubles the memory. In
     chunks, so that a device's part can be read without the rest.
+
+    Raises:
+      ValueError: the folder's path has a backslash in it.
+      OSError: it cannot be written.
     """
+    _check_path(folder)
     registry = type_handlers.create_type_handler_registry(
         (LazyTensor, _LazyHandler()), (jax.Array, type_handlers.ArrayHandler())
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
     with _unlogged(), ocp.Checkpointer(handler) as checkpointer:
         chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
-        checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree, save_args=chunks))
+        with _plain_name(folder.absolute()) as plain:
+            checkpointer.save(plain, args=ocp.args.PyTreeSave(tree, save_args=chunks))
+
+
+@contextmanager
+def _plain_name(folder: Path) -> Iterator[Path]:
+    """Give a path of the folder without brackets, as orbax globs in what it writes."""
+    if "[" not in folder.as_posix():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place, "link")
+        link.symlink_to(folder.parent, target_is_directory=True)
+        yield link / folder.name
 
 
 @contextmanager
@@ -78,8 +97,9 @@ def open_lazy(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's tree with lazy leaves.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: it is damaged, or its path has a backslash in it.
     """
+    _check_path(folder)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(folder.absolute())
@@ -114,6 +134,13 @@ def _read_part(folder: Path, path: Sequence[str], index: Index) -> Any:
         return ts.open(store, open=True, read=True).result()[index].read().result()
     except Exception as error:  # whatever tensorstore makes of damaged files
         raise _damaged(folder, error) from error
+
+
+def _check_path(folder: Path) -> None:
+    if "\\" in folder.absolute().as_posix():
+        raise ValueError(
+            f"{folder}: tensorstore cannot open paths with a backslash: use another folder name"
+        )
 
 
 def _damaged(folder: Path, error: Exception) -> ValueError:

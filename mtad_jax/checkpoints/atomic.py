@@ -26,7 +26,7 @@ def new_folder(path: str | Path, *, overwrite: bool = False, need_bytes: int = 0
       ValueError: `path` exists and may not be replaced, or another run writes it.
       OSError: not enough space, now or while writing, or `path` cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    path = _absolute(path)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock(temporary, path)
@@ -65,7 +65,7 @@ def new_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
       ValueError: `path` exists and may not be replaced.
       OSError: it cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    path = _absolute(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if os.path.lexists(path) and not overwrite:
         raise ValueError(f"{path}: output exists: use another name or --overwrite")
@@ -77,6 +77,11 @@ def new_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         _sync_one(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _absolute(path: str | Path) -> Path:
+    """Return the absolute path; a leading ~ is the home folder (`--output=~/x` from a shell)."""
+    return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def _lock(temporary: Path, path: Path) -> int:

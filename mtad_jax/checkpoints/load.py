@@ -23,6 +23,7 @@ from mtad_jax.checkpoints.hf.read import (
     inner_file,
     inner_folder,
     open_folder,
+    read_config,
     read_json,
 )
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
@@ -107,7 +108,7 @@ def load(
         do not match, the mesh does not divide the model, or an unknown name in `int8`. One line,
         naming file or key.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     config, model = open_model(path, mesh=mesh, replicated=replicated, int8=int8)
     for name in SIDE_FILES:  # the tokenizer reader follows links
         inner_file(path, name)
@@ -143,19 +144,12 @@ def open_model(
 
     Args and raises: as `load`.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")
-    ours = _is_ours(path)
-    if ours:
+    if _is_ours(path):
         read_metadata(path)
-    config = read_json(path, "config.json")
-    if config is None:
-        raise ValueError(
-            f"{path}: config.json is missing: convert the checkpoint again"
-            if ours
-            else f"{path}: no config.json: give a Hugging Face checkpoint folder"
-        )
+    config = read_config(path)
     model = model_of(config).quantized(int8)
     if mesh is None:
         return config, model

@@ -70,7 +70,7 @@ def test_bad_config(tmp_path, text, wanted):
     assert text.startswith(f"{tmp_path / 'config.json'}: ") and wanted in text
 
 
-@pytest.mark.parametrize("damage", [b"", b"version https://git-lfs", b"\0" * 40, None])
+@pytest.mark.parametrize("damage", [b"", b"version https://", b"\0" * 40, None])
 def test_corrupt_shard(sharded, damage):
     shard = sorted(sharded.glob("model-*.safetensors"))[2]
     shard.write_bytes(shard.read_bytes()[:-4] if damage is None else damage)

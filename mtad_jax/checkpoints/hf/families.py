@@ -1,6 +1,7 @@
 """Hugging Face names of the supported families' tensors and settings, as data."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -38,7 +39,8 @@ class Family:
       rules: a rule for every parameter any member can have.
       prefix: of keys; exports of the bare model lack it.
       tied: key → key that it repeats when the config ties them.
-      ignored: patterns of keys that hold no weights (recomputed buffers, version marks).
+      ignored: pattern of keys, prefix aside, that hold no weights (recomputed buffers, version
+        marks).
       fixed: settings that our module does not have, with the only value that it can honour.
     """
 
@@ -47,8 +49,19 @@ class Family:
     rules: tuple[KeyRule, ...]
     prefix: str
     tied: Mapping[str, str]
-    ignored: tuple[str, ...]
+    ignored: str
     fixed: Mapping[str, Any]
+
+    def is_buffer(self, key: str) -> bool:
+        """Say whether a tensor of that name holds no weights."""
+        return re.fullmatch(self.ignored, key.removeprefix(self.prefix)) is not None
+
+    def may_lack(self, key: str) -> bool:
+        """Say whether an index may name that key and no shard have it.
+
+        transformers takes such indices. Where a head that may be tied is not, it is missed later.
+        """
+        return self.is_buffer(key) or key in self.tied
 
 
 def _table(key: str, path: str) -> tuple[KeyRule, ...]:
@@ -108,7 +121,7 @@ FAMILIES: Mapping[str, Family] = {
         rules=_LLAMA_RULES,
         prefix="model.",
         tied={"lm_head.weight": "model.embed_tokens.weight"},
-        ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+        ignored=r"(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
         fixed={"partial_rotary_factor": 1.0, "quantization_config": None},
     ),
     "opt": Family(
@@ -117,7 +130,7 @@ FAMILIES: Mapping[str, Family] = {
         rules=_OPT_RULES,
         prefix="model.",
         tied={"lm_head.weight": "model.decoder.embed_tokens.weight"},
-        ignored=(r"model\.decoder\.version",),
+        ignored=r"decoder\.version",
         fixed={"quantization_config": None},
     ),
 }

@@ -12,6 +12,9 @@ from mtad_jax.checkpoints.hf.families import Family, KeyRule, family_of, model_o
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor
 from mtad_jax.models.linen import LinenLM
 
+_WRAPPERS = {"module": "torch's (Distributed)DataParallel", "_orig_mod": "torch.compile"}
+"""Parts of keys that a wrapper puts in."""
+
 
 @dataclass(frozen=True)
 class KeyLayout:
@@ -54,12 +57,17 @@ def to_params(
     """
     model, family = model_of(hf_config), family_of(hf_config)
     rules = key_rules(hf_config, model)
+    _check_wrapped(tensors)
     bare = not any(key.startswith(family.prefix) for key in tensors)
     full = {_full_key(key, family, bare): tensor for key, tensor in tensors.items()}
     used = {rule.key for rule in rules.values()}
     tied = {k for k, same in family.tied.items() if k in full and k not in used and same in full}
-    idle = {k for k in full if any(re.fullmatch(p, k) for p in family.ignored)}
-    unused = sorted(full.keys() - used - tied - idle)
+    ignored = sorted(key for key in tensors if family.is_buffer(key))
+    unused = sorted(
+        key
+        for key in tensors
+        if key not in ignored and _full_key(key, family, bare) not in used | tied
+    )
     missing = [f"{path} ({rule.key})" for path, rule in rules.items() if rule.key not in full]
     if unused or missing:
         raise ValueError(
@@ -70,7 +78,6 @@ def to_params(
     params = {path: _take(full[rule.key], rule, shapes[path].shape) for path, rule in rules.items()}
     for key in tied:
         _check_tied(full[key], full[family.tied[key]])
-    ignored = sorted(key for key in tensors if _full_key(key, family, bare) in idle)
     layout = KeyLayout(bare, tuple(sorted(tied)), tuple(ignored))
     return model, unflatten_dict(params, sep="/"), layout
 
@@ -121,6 +128,16 @@ def check_params(model: LinenLM, params: Mapping[str, Any]) -> None:
         got, wanted = list(leaf.shape), list(shapes[path].shape)
         if got != wanted:
             raise ValueError(f"parameter {path}: shape {got}, config.json wants {wanted}")
+
+
+def _check_wrapped(tensors: Mapping[str, LazyTensor]) -> None:
+    for key, tensor in tensors.items():
+        for part, wrapper in _WRAPPERS.items():
+            if part in key.split("."):
+                raise ValueError(
+                    f"{tensor.name}: {part!r} in the key is of {wrapper}: save the model inside "
+                    f"it (model.{part}.save_pretrained), or take {part + '.'!r} out of all keys"
+                )
 
 
 def _full_key(key: str, family: Family, bare: bool) -> str:

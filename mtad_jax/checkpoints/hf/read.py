@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mtad_jax.checkpoints.hf import torch_file
+from mtad_jax.checkpoints.hf.families import Family, family_of
 from mtad_jax.checkpoints.lazy import SAFETENSORS_DTYPES, Index, LazyTensor
 
 SIDE_FILES = (
@@ -27,6 +28,8 @@ SIDE_FILES = (
     "chat_template.jinja",
 )
 """Files besides weights and `config.json` that a conversion takes along where they exist."""
+
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -51,22 +54,41 @@ def open_folder(path: str | Path) -> HFFolder:
       ValueError: no config or weights, a damaged or missing file, a key in two files, or a file
         outside the folder. One line, naming the file.
     """
-    path = Path(path)
-    config = read_json(path, "config.json")
+    path = Path(path).expanduser()
+    config = read_config(path)
+    return HFFolder(path, config, _read_weights(path, family_of(config)))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a folder's `config.json`.
+
+    Raises:
+      ValueError: as `read_json`; there is none, or an adapter lies beside it.
+    """
+    adapter = read_json(folder, "adapter_config.json")
+    if adapter is not None:
+        base = str(adapter.get("base_model_name_or_path"))[:80]
+        raise ValueError(
+            f"{folder / 'adapter_config.json'}: an adapter (of {base}) is not supported, and its "
+            "weights would be left out: merge it into the base model with peft's "
+            "merge_and_unload() and save that, or take this file away for the base model alone"
+        )
+    config = read_json(folder, "config.json")
     if config is None:
-        raise ValueError(f"{path}: no config.json: give a Hugging Face checkpoint folder")
-    return HFFolder(path, config, _read_weights(path))
+        raise ValueError(f"{folder}: no config.json: give a whole checkpoint folder")
+    return config
 
 
 def inner_file(folder: Path, name: str) -> Path | None:
     """Return the path of a file directly in a checkpoint folder, None if it is not there.
 
     A checkpoint may come from anywhere, so that neither its index nor its links may lead out of
-    it. The Hub's cache links `models--x/snapshots/y/file` to `models--x/blobs/z`: for such a
-    folder, `models--x` is the bound.
+    it. The Hub's cache links `models--x/snapshots/y/file` to `models--x/blobs/z`: for a folder
+    below `snapshots`, `models--x` is the bound.
 
     Raises:
-      ValueError: the name has a directory in it, or a link leads out.
+      ValueError: the name has a directory in it, a link leads out, or the file is a Git LFS
+        pointer.
     """
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         raise ValueError(f"{folder}: file name {name!r} must not lead to another folder")
@@ -74,14 +96,18 @@ def inner_file(folder: Path, name: str) -> Path | None:
     target = _inner_target(file, _bound(folder))
     if file.is_symlink() and not target.exists():
         raise ValueError(f"{file}: links to a missing file: download it again")
-    return file if target.is_file() else None
+    if not target.is_file():
+        return None
+    _check_pointer(file)
+    return file
 
 
 def inner_folder(folder: Path, name: str) -> Path:
     """Return the path of a folder in a checkpoint folder, there or not, like `inner_file`.
 
     Raises:
-      ValueError: it is a link that leads out, or anything under it is.
+      ValueError: it is a link that leads out, anything under it is, or a file under it is a Git
+        LFS pointer.
     """
     root = _bound(folder)
     left, seen = [folder / name], set()
@@ -91,14 +117,27 @@ def inner_folder(folder: Path, name: str) -> Path:
         if target.is_dir() and target not in seen:  # links may go in circles
             seen.add(target)
             left += sorted(path.iterdir())
+        elif target.is_file():
+            _check_pointer(path)
     return folder / name
 
 
 def _bound(folder: Path) -> Path:
     root = folder.resolve()
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        return root.parent.parent
+    for parent in root.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent
     return root
+
+
+def _check_pointer(file: Path) -> None:
+    with file.open("rb") as opened:
+        start = opened.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise ValueError(
+            f"{file}: is a Git LFS pointer, not the file itself: run `git lfs pull` where it was "
+            "cloned, or download it"
+        )
 
 
 def _inner_target(path: Path, root: Path) -> Path:
@@ -147,8 +186,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _read_weights(folder: Path) -> dict[str, LazyTensor]:
-    """Open all weight files; safetensors before torch files, as in transformers."""
+def _read_weights(folder: Path, family: Family) -> dict[str, LazyTensor]:
+    """Open all weight files, in transformers' order.
+
+    Safetensors before torch files, one file before shards by an index (a run that was saved over
+    a sharded one leaves the old index behind), and shards without an index last.
+    """
     kinds: tuple[tuple[str, str, str, Callable[[Path], dict[str, LazyTensor]]], ...] = (
         (
             "model.safetensors",
@@ -163,29 +206,30 @@ def _read_weights(folder: Path) -> dict[str, LazyTensor]:
             torch_file.read,
         ),
     )
-    for single, shards, index, reader in kinds:
-        table = read_json(folder, index)
-        if table is not None:
-            return _read_shards(folder, index, table, reader)
+    for single, _, index, reader in kinds:
         file = inner_file(folder, single)
         if file is not None:
             return reader(file)
+        table = read_json(folder, index)
+        if table is not None:
+            return _read_shards(folder, index, table, reader, family)
+    for _, shards, _, reader in kinds:
         names = sorted(found.name for found in folder.glob(shards))
         if names:
-            return _merge(folder, names, reader)[0]
+            return _merge(folder, names, reader, family)[0]
     raise ValueError(f"{folder}: no weights: {kinds[0][0]} or {kinds[1][0]} (or shards) expected")
 
 
 def _read_shards(
-    folder: Path, index: str, table: dict[str, Any], reader: Callable
+    folder: Path, index: str, table: dict[str, Any], reader: Callable, family: Family
 ) -> dict[str, LazyTensor]:
-    """Open the shards of an index and check that each key is where the index says."""
+    """Open the shards of an index and check that each weight is where the index says."""
     where = table.get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{folder / index}: weight_map must map keys to file names")
-    tensors, found = _merge(folder, sorted(set(where.values())), reader)
+    tensors, found = _merge(folder, sorted(set(where.values())), reader, family)
     for key, name in where.items():
-        if found.get(key) != name:
+        if found.get(key) != name and not family.may_lack(key):
             other = f" (it is in {found[key]})" if key in found else ""
             raise ValueError(
                 f"{folder / name}: key {key} is missing though {index} names it{other}: "
@@ -195,7 +239,7 @@ def _read_shards(
 
 
 def _merge(
-    folder: Path, names: list[str], reader: Callable
+    folder: Path, names: list[str], reader: Callable, family: Family
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Return all files' tensors, and the file of each, by key."""
     out: dict[str, LazyTensor] = {}
@@ -205,7 +249,7 @@ def _merge(
         if file is None:
             raise ValueError(f"{folder / name}: shard is missing: download the checkpoint again")
         for key, tensor in reader(file).items():
-            if key in out:
+            if key in out and not family.is_buffer(key):
                 raise ValueError(f"{tensor.name}: key is also in another shard: {out[key].name}")
             out[key], found[key] = tensor, name
     return out, found

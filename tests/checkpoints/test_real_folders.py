@@ -1,0 +1,203 @@
+"""Folders as people have them: opened as transformers opens them, or refused with the cure."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hf_folders import LLAMA, LLAMA_TIED, random_tensors, write_folder
+
+from checkpoints_convert import engine
+from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf.write import write_json
+from mtad_jax.checkpoints.save import save
+
+INDEX = "model.safetensors.index.json"
+TOKENS = np.random.default_rng(1).integers(0, 40, (1, 40))
+
+
+def message(folder, call=checkpoint.load) -> str:
+    with pytest.raises(ValueError) as caught:
+        call(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def check_like_transformers(folder) -> None:
+    """Check that the logits are those of transformers on the same folder."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(TOKENS)).logits.numpy()
+    lm = checkpoint.load(folder, dtype="float32").lm
+    ours = lm.model.train_logits(lm.params, jnp.asarray(TOKENS))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def other(tensors):
+    return {key: array[::-1].copy() for key, array in tensors.items()}
+
+
+@pytest.mark.parametrize("shards_left", [True, False])
+def test_index_left_beside_a_newer_file(tmp_path, shards_left):
+    tensors = random_tensors(LLAMA)
+    folder = write_folder(tmp_path, LLAMA, tensors, shard_bytes=4000)
+    if not shards_left:
+        for shard in folder.glob("model-*"):
+            shard.unlink()
+    write_folder(folder, LLAMA, other(tensors))
+    assert (folder / INDEX).exists()
+    check_like_transformers(folder)
+    table = checkpoint.load(folder).lm.params["embed"]["table"]
+    np.testing.assert_array_equal(table, tensors["model.embed_tokens.weight"][::-1])
+
+
+def test_shards_without_an_index_come_after_a_torch_file(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = random_tensors(LLAMA)
+    folder = write_folder(tmp_path, LLAMA, other(tensors), shard_bytes=4000)
+    (folder / INDEX).unlink()
+    state = {key: torch.from_numpy(array) for key, array in tensors.items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    check_like_transformers(folder)
+
+
+def test_names_that_are_no_weights(tmp_path):
+    """In shards, in several of them, in the index alone, and a tied head in the index alone."""
+    tensors = random_tensors(LLAMA_TIED)
+    buffers = {"model.rotary_emb.inv_freq": np.ones(3, np.float32)}
+    for name in ("inv_freq", "cos_cached", "sin_cached"):
+        buffers |= {
+            f"model.layers.{i}.self_attn.rotary_emb.{name}": np.ones((1, 1, 8, 6), np.float32)
+            for i in range(2)
+        }
+    folder = write_folder(tmp_path / "hf", LLAMA_TIED, tensors | buffers, shard_bytes=4000)
+    twice = dict(list(buffers.items())[:2])
+    write_folder(tmp_path / "twice", LLAMA_TIED, twice)
+    (tmp_path / "twice" / "model.safetensors").rename(folder / "model-again.safetensors")
+    index = json.loads((folder / INDEX).read_text())
+    ghosts = ["lm_head.weight", "model.rotary_emb.cos_cached"]
+    index["weight_map"] |= dict.fromkeys(ghosts, "model-again.safetensors")
+    write_json(folder / INDEX, index)
+    check_like_transformers(folder)
+    engine.from_hf(folder, tmp_path / "own")
+    engine.to_hf(tmp_path / "own", tmp_path / "back")
+    check_like_transformers(tmp_path / "back")
+
+
+def test_an_untied_head_in_the_index_alone_is_missed(tmp_path):
+    tensors = random_tensors(LLAMA)
+    del tensors["lm_head.weight"]
+    folder = write_folder(tmp_path, LLAMA, tensors, shard_bytes=4000)
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["lm_head.weight"] = min(index["weight_map"].values())
+    write_json(folder / INDEX, index)
+    assert "missing parameters: head/kernel (lm_head.weight)" in message(folder)
+
+
+def test_model_in_a_subfolder_of_the_hub_cache(tmp_path):
+    hub = tmp_path / "models--a--b"
+    (hub / "blobs").mkdir(parents=True)
+    folder = write_folder(hub / "snapshots" / "123" / "sub", LLAMA, random_tensors(LLAMA))
+    for i, file in enumerate(list(folder.iterdir())):
+        file.rename(hub / "blobs" / str(i))
+        file.symlink_to(f"../../../blobs/{i}")
+    check_like_transformers(folder)
+    (tmp_path / "models--a--c").write_text("{}")  # a neighbour is outside
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("../../../../models--a--c")
+    assert f"outside of {hub}" in message(folder)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.model", "model-00002-of"]
+)
+def test_git_lfs_pointer(tmp_path, name):
+    shard_bytes = 10_000 if name.startswith("model-") else 1 << 30
+    folder = write_folder(tmp_path, LLAMA, random_tensors(LLAMA), shard_bytes=shard_bytes)
+    file = next(folder.glob(name + "*"), folder / name)
+    file.write_bytes(POINTER)
+    wanted = f"{file}: is a Git LFS pointer, not the file itself: run `git lfs pull`"
+    assert message(folder).startswith(wanted)
+
+
+def test_git_lfs_pointer_among_our_own_parameters(tmp_path):
+    source = write_folder(tmp_path / "hf", LLAMA, random_tensors(LLAMA))
+    engine.from_hf(source, tmp_path / "own")
+    file = next(f for f in sorted((tmp_path / "own" / "params").rglob("*")) if f.is_file())
+    file.write_bytes(POINTER)
+    assert message(tmp_path / "own").startswith(f"{file}: is a Git LFS pointer")
+
+
+def test_adapter(tmp_path):
+    folder = write_folder(tmp_path / "hf", LLAMA, random_tensors(LLAMA))
+    adapter = folder / "adapter_config.json"
+    adapter.write_text(json.dumps({"base_model_name_or_path": "a/base", "peft_type": "LORA"}))
+    for call in (checkpoint.load, lambda path: engine.from_hf(path, tmp_path / "own")):
+        text = message(folder, call)
+        assert text.startswith(f"{adapter}: an adapter (of a/base) is not supported")
+        assert "merge_and_unload()" in text
+    (folder / "config.json").unlink()  # an adapter alone
+    assert message(folder).startswith(f"{adapter}: an adapter (of a/base)")
+
+
+@pytest.mark.parametrize(
+    ("start", "named", "wrapper"),
+    [
+        ("module.", "module", "DataParallel"),
+        ("_orig_mod.", "_orig_mod", "torch.compile"),
+        ("module._orig_mod.", "module", "DataParallel"),
+        ("model._orig_mod.", "_orig_mod", "torch.compile"),  # of the inner model alone
+    ],
+)
+def test_prefix_of_a_wrapper(tmp_path, start, named, wrapper):
+    tensors = random_tensors(LLAMA)
+    inner = start.startswith("model.")
+    tensors = {start + (k.removeprefix("model.") if inner else k): x for k, x in tensors.items()}
+    text = message(write_folder(tmp_path, LLAMA, tensors))
+    assert f"{named!r} in the key is of" in text and wrapper in text
+    assert f"model.{named}.save_pretrained" in text and f"take '{named}.' out of all keys" in text
+
+
+@pytest.mark.parametrize("name", ["a[1]", "[", "v2]", "g*x?", "b%20c"])
+def test_conversion_into_an_odd_path_opens(tmp_path, name):
+    source = write_folder(tmp_path / "hf", LLAMA, random_tensors(LLAMA))
+    for output in (tmp_path / name, tmp_path / f"in {name}" / "own"):
+        engine.from_hf(source, output)
+        loaded = checkpoint.load(output)
+        np.testing.assert_array_equal(
+            loaded.lm.params["embed"]["table"], random_tensors(LLAMA)["model.embed_tokens.weight"]
+        )
+
+
+def test_path_with_a_backslash_is_refused_before_any_work(tmp_path):
+    source = write_folder(tmp_path / "hf", LLAMA, random_tensors(LLAMA))
+    text = message(source, lambda path: engine.from_hf(path, tmp_path / "a\\b"))
+    assert "cannot open paths with a backslash: use another folder name" in text
+    engine.from_hf(source, tmp_path / "own")
+    (tmp_path / "own").rename(tmp_path / "a\\b")
+    assert "cannot open paths with a backslash" in message(tmp_path / "a\\b")
+
+
+def test_home_folder(tmp_path, monkeypatch):
+    """`--output=~/x`: no shell expands that."""
+    monkeypatch.chdir(tmp_path)
+    source = write_folder(tmp_path / "home" / "hf", LLAMA, random_tensors(LLAMA))
+    env = os.environ | {"HOME": str(source.parent)}
+    done = subprocess.run(
+        [sys.executable, "-m", "checkpoints_convert.from_hf", "--source=~/hf", "--output=~/own"],
+        env=env | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{source.parent / 'own'}: hf in float32")
+    monkeypatch.setenv("HOME", str(source.parent))
+    loaded = checkpoint.load("~/own")
+    save(loaded, "~/copy")
+    assert (source.parent / "copy" / "params").is_dir() and not (tmp_path / "~").exists()
