@@ -155,5 +155,5 @@ def test_a_stream_on_a_mesh_compiles_once(shape, strategy, caplog):
     with jax.log_compiles():
         steps = list(stream(laid_out, ids, length, strategy=strategy, max_new_tokens=5))
     assert len(steps) >= 5
-    programs = [text for text in caplog.messages if text.startswith("Compiling jit(run)")]
+    programs = [text for text in caplog.messages if text.startswith("Compiling jit(run_rounds)")]
     assert len(programs) == 1
