@@ -14,6 +14,7 @@ from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.checkpoints.hf.read import open_folder
 from mtad_jax.checkpoints.load import read_metadata
+from mtad_jax.errors import install_hint
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array
 
@@ -130,7 +131,7 @@ def _their_logits(source: Path, tokens: np.ndarray, positions: list[int], dtype:
         from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise ValueError(
-            "verify needs torch and transformers: pip install mtad-jax[convert]"
+            f"verify needs torch and transformers: {install_hint('convert')}"
         ) from error
     model: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, local_files_only=True, attn_implementation="eager"

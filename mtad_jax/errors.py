@@ -4,3 +4,11 @@
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line; its type's name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def install_hint(extra: str) -> str:
+    """Return the commands that install an extra of this package, which is on no index."""
+    return (
+        f"pip install '.[{extra}]' in a checkout, else pip install 'mtad-jax[{extra}] @ git+URL' "
+        "with its repository's URL"
+    )

@@ -5,12 +5,13 @@ Rows are written to `FILE.partial` as they are finished, and the file gets its n
 """
 
 import errno
-import fcntl
 import json
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
+
+from mtad_jax.checkpoints.locks import lock_file
 
 
 def rows_kept(path: str | Path) -> str:
@@ -92,7 +93,7 @@ class RowWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.partial.open("ab+")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._file.fileno())
             self._begin(self._file)
         except BlockingIOError as error:
             self._file.close()

@@ -1,12 +1,13 @@
 """Folders and files that appear complete or not at all."""
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mtad_jax.checkpoints.locks import lock_folder
 
 
 @contextmanager
@@ -87,15 +88,10 @@ def _absolute(path: str | Path) -> Path:
 def _lock(temporary: Path, path: Path) -> int:
     """Create the folder and lock it; the system drops the lock when the process ends."""
     temporary.mkdir(exist_ok=True)
-    lock = os.open(temporary, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock).st_ino != temporary.stat().st_ino:  # renamed by its owner just now
-            raise BlockingIOError
+        return lock_folder(temporary)
     except OSError as error:
-        os.close(lock)
         raise ValueError(f"{path}: another run is writing it: wait for its end") from error
-    return lock
 
 
 def _recover(path: Path, old: Path) -> None:
@@ -137,7 +133,10 @@ def _sync(folder: Path) -> None:
 
 
 def _sync_one(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"  # it opens no folders, and syncs only what may be written
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

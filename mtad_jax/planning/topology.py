@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from mtad_jax.errors import install_hint
 from mtad_jax.planning.chips import CHIPS, TPUS, Chip, gpu, host
 
 
@@ -56,7 +57,7 @@ def tpu(text: str) -> Machine:
         )
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"topology={text}: the TPU compiler is missing: pip install 'mtad-jax[tpu]' (Linux)"
+            f"topology={text}: the TPU compiler is missing (Linux): {install_hint('tpu')}"
         )
     _describe_host()
     from jax.experimental import topologies

@@ -11,6 +11,7 @@ from hf_folders import LLAMA, random_tensors, write_folder
 
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf import read as hf_reader
+from mtad_jax.errors import install_hint
 
 KEY = "model.layers.1.mlp.down_proj.weight"
 INDEX = "model.safetensors.index.json"
@@ -183,7 +184,7 @@ def test_torch_is_absent(tmp_path, tensors, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert message(folder) == (
         f"{folder / 'pytorch_model.bin'}: torch is needed to read .bin weights: "
-        "pip install mtad-jax[convert]"
+        f"{install_hint('convert')}"
     )
 
 

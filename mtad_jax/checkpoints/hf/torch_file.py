@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax.checkpoints.lazy import LazyTensor
+from mtad_jax.errors import install_hint
 
 
 def read(file: Path) -> dict[str, LazyTensor]:
@@ -21,7 +22,7 @@ def read(file: Path) -> dict[str, LazyTensor]:
         import torch
     except ImportError as error:
         raise ValueError(
-            f"{file}: torch is needed to read .bin weights: pip install mtad-jax[convert]"
+            f"{file}: torch is needed to read .bin weights: {install_hint('convert')}"
         ) from error
     if not zipfile.is_zipfile(file):  # the old format cannot be mapped, nor checked for damage
         raise ValueError(

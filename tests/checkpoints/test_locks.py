@@ -1,0 +1,43 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from mtad_jax.checkpoints.atomic import new_folder
+from mtad_jax.checkpoints.locks import lock_file
+
+
+def test_one_at_a_time(tmp_path):
+    with open(tmp_path / "file", "w") as first, open(tmp_path / "file") as second:
+        lock_file(first.fileno())
+        with pytest.raises(BlockingIOError):
+            lock_file(second.fileno())
+        first.close()
+        lock_file(second.fileno())
+
+
+def test_the_package_works_without_fcntl(tmp_path):
+    """As on Windows, which has no module of that name."""
+    code = """
+        import sys
+        sys.modules["fcntl"] = None
+        import mtad_jax
+        from mtad_jax.checkpoints.atomic import new_folder
+
+        with new_folder("made") as folder:
+            (folder / "config.json").write_text("{}")
+        pipe = mtad_jax.Pipeline.shipped()
+        print(pipe.encode("Once"))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "made" / "config.json").is_file()
+
+
+def test_two_runs_cannot_write_one_folder(tmp_path):
+    with new_folder(tmp_path / "made"):
+        with pytest.raises(ValueError, match="another run"), new_folder(tmp_path / "made"):
+            pass
