@@ -244,7 +244,7 @@ def _propose(strategy, target, draft, controls, ids, length, wanted):
 
     with (
         mock.patch.object(random, "gumbel", gumbel if sizes else random.gumbel),
-        mock.patch.object(draft_verify, "commit", lambda state, draft, verdict, **_: verdict),
+        mock.patch.object(draft_verify, "commit", lambda state, tree, verdict, **_: verdict),
     ):
         state = loop.empty_state(
             target, draft, strategy, controls, ids, length, length + 9, jnp.uint32(0),
