@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from experiments.bench.measure import Bench, Rule
-from experiments.bench.scores import Score, by_rule, score
+from experiments.bench.scores import Score, by_rule, score, shown_perplexity
 from experiments.flags.models import define_model_flags, load_models
 from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks.shipped import OPENINGS, Task, make_tasks
@@ -100,7 +100,7 @@ def print_table(bench: Bench) -> None:
         line: Score = score(groups[rule.label], base)
         print(
             f"{rule.label:<20}{line.tokens_per_second:>10.0f}{line.ratio:>10.2f}"
-            f"{line.tokens_per_call:>14.2f}{line.perplexity:>12.2f}"
+            f"{line.tokens_per_call:>14.2f}{shown_perplexity(line.perplexity):>12}"
         )
     print(
         f"(medians of {REPEATS} prompts of up to {NEW_TOKENS} new tokens, batch 1, after warm-up)"

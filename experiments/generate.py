@@ -4,7 +4,8 @@
 line of statistics to stderr. `--prompts=IN.jsonl --output=OUT.jsonl` writes a row a prompt, or with
 `--samples=N` N rows a prompt, numbered by `sample`; what is finished of an interrupted run stays in
 `OUT.jsonl.partial`, and `--resume` goes on from there. A prompt's row may have its own `seed`: then
-its texts are the same in any file.
+its texts are the same in any file. No other setting is a row's own: a key such as `max_new_tokens`
+is refused. All other keys (`id`, `question`, ...) are repeated in the output row.
 
 `seconds` of an output row is the wall time of its batch divided by the rows in it, prompt and
 text handling included. Compiling is not in it: the first batch of a new size is run for two
@@ -26,6 +27,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments.bench import measure
+from experiments.bench.scores import perplexity_of, shown_perplexity
 from experiments.flags.models import check_models, load_models
 from experiments.flags.rules import read_rule
 from experiments.flags.settings import (
@@ -45,6 +47,11 @@ from mtad_jax.pipeline import Pipeline
 
 SOURCES = ("prompt", "prompt_ids", "prompts")
 OUTPUT_FLAGS = ("overwrite", "resume")
+OUTPUT_KEYS = (
+    "sample", "prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds",
+    "finish_reason", "rule",
+)  # fmt: skip
+"""What an output row has beside the keys of its prompt's row."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -120,10 +127,10 @@ def summary(row: Completion, seconds: float) -> str:
     """Return a line that says how a row was decoded."""
     count = len(row.tokens)
     calls = count / max(row.stats.rounds, 1)
-    perplexity = math.exp(-sum(row.logp_raw) / max(count, 1))
+    perplexity = shown_perplexity(perplexity_of(sum(row.logp_raw) / max(count, 1)))
     return (
         f"[{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {calls:.2f} tokens a "
-        f"target call, perplexity {perplexity:.2f}, finished by {row.finish_reason}]"
+        f"target call, perplexity {perplexity}, finished by {row.finish_reason}]"
     )
 
 
@@ -213,15 +220,16 @@ def random_streams(
 
 
 def output_row(row: Completion, seconds: float) -> dict[str, Any]:
-    """Return a completion as JSON holds it; a `logp` of minus infinity is null there.
+    """Return a completion as JSON holds it; a log-probability that is not finite is null there.
 
-    (A rule that decides by raw distributions may keep a token that the warp would have cut.)
+    (A rule that decides by raw distributions may keep a token that the warp would have cut; a
+    target with broken weights gives no numbers at all.)
     """
     return {
         "prompt_ids": row.prompt_ids,
         "tokens": row.tokens,
         "text": row.text,
-        "logp_raw": row.logp_raw,
+        "logp_raw": [value if math.isfinite(value) else None for value in row.logp_raw],
         "logp": [value if math.isfinite(value) else None for value in row.logp],
         "stats": dataclasses.asdict(row.stats),
         "seconds": seconds,
@@ -250,12 +258,25 @@ def _read_prompts(values: flags.FlagValues) -> list[Prompt]:
             if values[name].value:
                 raise ValueError(f"--{name} needs --output=FILE.jsonl")
     if values.prompts is not None:
-        return read_prompts(values.prompts)
+        prompts = read_prompts(values.prompts)
+        _check_keys(prompts)
+        return prompts
     if values.batch_size > 1:
         raise ValueError(f"--batch_size={values.batch_size} needs --prompts: this is one prompt")
     if values.prompt is not None:
         return [Prompt(values.prompt, "--prompt")]
     return [Prompt(parse_ids("prompt_ids", values.prompt_ids), "--prompt_ids")]
+
+
+def _check_keys(prompts: Sequence[Prompt]) -> None:
+    """Raise ValueError on a key that its output row needs for something else."""
+    for prompt in prompts:
+        for key in OUTPUT_KEYS:
+            if key in prompt.keys:
+                raise ValueError(
+                    f"{prompt.source}: key {key!r} is one that output rows have of their own: "
+                    "rename it or leave it out"
+                )
 
 
 def _row_settings(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:

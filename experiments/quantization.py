@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from experiments.bench.measure import Bench, Rule
-from experiments.bench.scores import score
+from experiments.bench.scores import perplexity_of, score, shown_perplexity
 from experiments.flags.models import INT8_FLAGS, define_model_flags, load_models
 from experiments.flags.warp import TAU, TOP_K, TOP_P
 from experiments.tasks import stories
@@ -122,9 +122,9 @@ def change_lines(models: dict[str, BoundLM], texts: Sequence[list[int]]) -> Iter
         for form in FORMS:
             found = change(lm.quantized(form), texts, base)
             yield (
-                f"| {name} | {form or 'none'} | {found.perplexity:.4f} | {found.mean:.4f} | "
-                f"{found.worst:.3f} | {found.same:.2%} | {found.weight_bytes / 1e6:.1f} | "
-                f"{found.slot_bytes} |"
+                f"| {name} | {form or 'none'} | {shown_perplexity(found.perplexity, 4)} | "
+                f"{found.mean:.4f} | {found.worst:.3f} | {found.same:.2%} | "
+                f"{found.weight_bytes / 1e6:.1f} | {found.slot_bytes} |"
             )
 
 
@@ -135,7 +135,7 @@ def change(lm: BoundLM, texts: Sequence[list[int]], base: tuple[np.ndarray, np.n
     slots = 1024
     cache = jax.eval_shape(lambda: lm.model.init_cache(1, slots, lm.dtype))
     return Change(
-        perplexity=float(np.exp(-logp.mean())),
+        perplexity=perplexity_of(float(logp.mean())),
         mean=float(difference.mean()),
         worst=float(difference.max()),
         same=float((top == base[1]).mean()),
@@ -182,7 +182,7 @@ def pair_lines(bench: Bench, rule: Rule) -> Iterable[str]:
         line = score([found.decode(rule, i) for i in range(len(bench.prompts))])
         yield (
             f"| {target or 'none'} | {draft or 'none'} | {line.tokens_per_call:.2f} | "
-            f"{line.acceptance:.1%} | {line.perplexity:.2f} |"
+            f"{line.acceptance:.1%} | {shown_perplexity(line.perplexity)} |"
         )
 
 

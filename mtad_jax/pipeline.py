@@ -192,7 +192,8 @@ class Pipeline:
         """Return a prompt's token ids.
 
         Raises:
-          ValueError: no token is left, or text is given and there is no tokenizer.
+          ValueError: no token is left, an id is out of range, or text is given and there is no
+            tokenizer.
         """
         if isinstance(prompt, str):
             if self.target.tokenizer is None:
@@ -202,6 +203,10 @@ class Pipeline:
             ids = [int(i) for i in prompt]
         if not ids:
             raise ValueError("the prompt is empty and the tokenizer has no start token: give text")
+        vocab = self.target.lm.vocab_size
+        bad = next((i for i in ids if not 0 <= i < vocab), None)
+        if bad is not None:  # some are too large for an array, which could say so otherwise
+            raise ValueError(f"the prompt holds id {bad}, outside [0, {vocab - 1}]")
         return ids
 
     def padded(

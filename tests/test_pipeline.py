@@ -105,6 +105,8 @@ def test_what_the_pipeline_refuses(pipe):
         ([], {}, "prompts is empty"),
         ([PROMPT, [5, 6]], {}, "ngram=3 > 2"),
         ([[5, 6, 5000]], {}, "holds id 5000, outside"),
+        ([[5, 2**63]], {}, f"holds id {2**63}, outside"),
+        ([[5], [-(2**70)]], {}, f"holds id -{2**70}, outside"),
         ([PROMPT], {"eos_id": 5000}, "eos_id=5000 is outside"),
         ([PROMPT], {"draft_warp": Warp()}, "draft_warp is given"),
     ):

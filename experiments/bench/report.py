@@ -3,7 +3,16 @@
 from collections.abc import Callable, Sequence
 
 from experiments.bench.measure import Rule, Sample
-from experiments.bench.scores import Score, by_rule, choosing, chosen_and_reported, reported, score
+from experiments.bench.scores import (
+    Score,
+    by_rule,
+    choosing,
+    chosen_and_reported,
+    reported,
+    score,
+    shown_change,
+    shown_perplexity,
+)
 
 BASE = "sample"  # label of plain sampling
 AIM_CALLS = 1.42  # tokens a target call, MMTAD over speculative sampling at equal depth
@@ -44,8 +53,8 @@ def _line(label: str, s: Score, compile_seconds: float) -> str:
         right = f"{share:.0%} ({low:.0%} to {high:.0%})"
     return (
         f"{label:<28}{s.tokens_per_second:>9.0f}{ratio:>9}{s.tokens_per_call:>9.2f}"
-        f"{s.block_efficiency:>9.2f}{accepted:>9}{s.perplexity:>7.2f}"
-        f"{s.perplexity_by_token:>8.2f}  {right:<20}{compile_seconds:>9.1f}"
+        f"{s.block_efficiency:>9.2f}{accepted:>9}{shown_perplexity(s.perplexity):>7}"
+        f"{shown_perplexity(s.perplexity_by_token):>8}  {right:<20}{compile_seconds:>9.1f}"
     )
 
 
@@ -110,7 +119,7 @@ def _at_once_line(groups: dict[str, list[Sample]], names: list[str], speculative
     verdict = "reached" if reaches(gain) else "NOT reached"
     return (
         f"  {what}: {name}, {gain[0]:.2f} x {speculative}, {gain[1]:.2f} x {BASE}, "
-        f"perplexity {gain[2]:+.0%} ({verdict})"
+        f"perplexity {shown_change(gain[2])} ({verdict})"
     )
 
 
@@ -137,7 +146,8 @@ def _aim(what: str, reached: float, aim: float) -> str:
 def _perplexity_line(name: str, change: float) -> str:
     verdict = "reached" if change <= AIM_PERPLEXITY else "NOT reached"
     return (
-        f"  perplexity, {name} against {BASE}: {change:+.0%} (aim {AIM_PERPLEXITY:+.0%}: {verdict})"
+        f"  perplexity, {name} against {BASE}: {shown_change(change)} "
+        f"(aim {AIM_PERPLEXITY:+.0%}: {verdict})"
     )
 
 

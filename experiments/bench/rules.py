@@ -11,7 +11,14 @@ import statistics
 from collections.abc import Sequence
 
 from experiments.bench.measure import Rule, Sample
-from experiments.bench.scores import Z95, by_rule, score
+from experiments.bench.scores import (
+    Z95,
+    by_rule,
+    perplexity_of,
+    score,
+    shown_change,
+    shown_perplexity,
+)
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 
@@ -114,8 +121,8 @@ def perplexity_change(
     change = [plain[s.prompt] - s.logp_raw / s.tokens for s in samples]
     mean = statistics.fmean(change)
     half = Z95 * statistics.stdev(change) / math.sqrt(len(change)) if len(change) > 1 else math.inf
-    low, high = (math.exp(min(mean + side * half, 700.0)) - 1 for side in (-1, 1))
-    return math.exp(mean) - 1, low, high
+    low, high = (perplexity_of(-mean - side * half) - 1 for side in (-1, 1))
+    return perplexity_of(-mean) - 1, low, high
 
 
 def _line(rule: Rule, samples: Sequence[Sample], base: Sequence[Sample]) -> str:
@@ -124,11 +131,12 @@ def _line(rule: Rule, samples: Sequence[Sample], base: Sequence[Sample]) -> str:
     change, right = "-", "-"
     if rule.label != BASE:
         mean, low, high = perplexity_change(samples, base)
-        change = f"{mean:+.0%} ({low:+.0%} to {high:+.0%})"
+        change = f"{shown_change(mean)} ({shown_change(low)} to {shown_change(high)})"
     if s.accuracy is not None:
         share, low, high = s.accuracy
         right = f"{share:.0%} ({low:.0%} to {high:.0%})"
     return (
         f"{rule.label:<30}{law:<10}{s.tokens_per_call:>9.2f}{s.ratio or math.nan:>9.2f}"
-        f"{s.perplexity:>7.2f}  {change:<22}{s.perplexity_by_token:>8.2f}  {right:<20}"
+        f"{shown_perplexity(s.perplexity):>7}  "
+        f"{change:<22}{shown_perplexity(s.perplexity_by_token):>8}  {right:<20}"
     )

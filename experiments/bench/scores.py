@@ -59,12 +59,30 @@ def score(samples: Sequence[Sample], base: Sequence[Sample] = ()) -> Score:
         tokens_per_call=tokens / rounds,
         block_efficiency=1 + accepted / rounds,
         acceptance=accepted / drafted if drafted else None,
-        perplexity=math.exp(-statistics.fmean(s.logp_raw / s.tokens for s in samples)),
-        perplexity_by_token=math.exp(-sum(s.logp_raw for s in samples) / tokens),
+        perplexity=perplexity_of(statistics.fmean(s.logp_raw / s.tokens for s in samples)),
+        perplexity_by_token=perplexity_of(sum(s.logp_raw for s in samples) / tokens),
         correct=sum(judged),
         judged=len(judged),
         tokens=tokens / len(samples),
     )
+
+
+def perplexity_of(mean_logp: float) -> float:
+    """Return exp(-mean_logp); infinity where that is past the largest float (709 nats)."""
+    try:
+        return math.exp(-mean_logp)
+    except OverflowError:
+        return math.inf
+
+
+def shown_perplexity(value: float, digits: int = 2) -> str:
+    """Return a perplexity as a table has it: 2.31, 3.1e+07, inf."""
+    return f"{value:.{digits}f}" if value < 1e5 else f"{value:.{digits}g}"
+
+
+def shown_change(value: float) -> str:
+    """Return a change as a table has it: +31%, +3.1e+07%, +inf%."""
+    return f"{value:+.0%}" if value < 1e3 else f"{100 * value:+.2g}%"
 
 
 def speed_by_pass(samples: Iterable[Sample]) -> dict[int, float]:

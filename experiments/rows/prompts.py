@@ -1,17 +1,26 @@
 """Prompts of a run, checked whole before anything is compiled."""
 
 import json
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from experiments.flags.models import INT8_FLAGS
+from experiments.flags.settings import setting_flags
 from mtad_jax.decode.checks import check_positions
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.pipeline import Pipeline
 
-ID_KEYS = ("id", "question_id", "task_id")
-"""Keys of a prompt row that its output row repeats, for joining the two."""
+_MODEL_FLAGS = ("target", "draft", *INT8_FLAGS)  # as keys of a row these are its own business
+# What other programs call such settings.
+_FOREIGN = (
+    "max_tokens", "max_length", "min_tokens", "min_length", "stop_strings", "stop_sequences",
+    "do_sample", "num_beams", "num_return_sequences", "eos_token_id", "bad_words_ids",
+    "presence_penalty", "frequency_penalty", "logit_bias",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class Prompt:
     Attributes:
       value: text, or token ids.
       source: what error messages call it, e.g. "prompts.jsonl line 3".
-      keys: those of `ID_KEYS` that its row has.
+      keys: what else its row has; its output row repeats them, for joining the two.
       seed: its own, whatever stands beside it; None: the run's.
     """
 
@@ -34,47 +43,81 @@ class Prompt:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read a JSON-lines file of rows with `prompt` (text) or `prompt_ids`; blank lines are skipped.
 
-    A row may have its own `seed`, and those of `ID_KEYS`.
+    A row may have its own `seed`, and keys of its user's. A key that names another setting of a run
+    is refused: nothing would honour it.
 
     Raises:
       ValueError: a row cannot be used, naming its line; no rows.
       OSError: the file cannot be read.
     """
-    prompts = []
+    prompts, refused = [], _setting_keys()
     # By bytes, so that a line that is not UTF-8 has a number.
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
-            prompts.append(_parse_row(line, f"{path} line {number}"))
+            prompts.append(_parse_row(line, f"{path} line {number}", refused))
     if not prompts:
         raise ValueError(f"{path}: no prompts: give rows such as " + '{"prompt": "Once upon"}')
     return prompts
 
 
-def _parse_row(line: bytes, source: str) -> Prompt:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not UTF-8: {error.reason}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{source}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{source}: {line[:40].decode(errors='replace')!r} is not an object")
+def _setting_keys() -> frozenset[str]:
+    """Return the keys that name a setting of the whole run."""
+    return frozenset([*setting_flags(), *_FOREIGN]) - {"seed", *_MODEL_FLAGS}
+
+
+def _parse_row(line: bytes, source: str, refused: Collection[str]) -> Prompt:
+    row = _parse_json(line, source)
     present = [key for key in ("prompt", "prompt_ids") if key in row]
     if len(present) != 1:
         found = "both prompt and prompt_ids" if present else "neither prompt nor prompt_ids"
         raise ValueError(f"{source}: {found}: give one of them")
-    value = row[present[0]]
+    value = row.pop(present[0])
     if present == ["prompt"]:
         if not isinstance(value, str):
             raise ValueError(f"{source}: prompt={str(value)[:40]!r} is not a string")
     elif not isinstance(value, list) or any(type(item) is not int for item in value):
         raise ValueError(f"{source}: prompt_ids must be a list of integers")
-    seed = row.get("seed")
+    seed = row.pop("seed", None)
     if type(seed) not in (int, NoneType):
         raise ValueError(f"{source}: seed={str(seed)[:40]} must be an integer")
-    return Prompt(value, source, {key: row[key] for key in ID_KEYS if key in row}, seed)
+    for key in row:
+        if key in refused:
+            raise ValueError(
+                f"{source}: {key}={str(row[key])[:40]} is a setting of the whole run, not of a "
+                "row (a row may have its own seed): give it as a flag, or rename the key"
+            )
+    return Prompt(value, source, row, seed)
+
+
+def _parse_json(line: bytes, source: str) -> dict[str, Any]:
+    """Return the object on a line, with nothing in it that an output row could not repeat.
+
+    Raises:
+      ValueError: no JSON, no object, or a number that is not finite or too long.
+    """
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: not UTF-8: {error.reason}") from error
+    except (ValueError, RecursionError) as error:  # of a long integer Python says how long
+        raise ValueError(f"{source}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{source}: {line[:40].decode(errors='replace')!r} is not an object")
+    return row
+
+
+def _finite(text: str) -> float:
+    """Return a number of a row.
+
+    Raises:
+      ValueError: it is not finite, and JSON has no other numbers.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number: give null or a string")
+    return value
 
 
 def encode_prompts(
@@ -102,9 +145,4 @@ def _encode(pipe: Pipeline, value: str | list[int]) -> list[int]:
         start = pipe.target.bos_id
         alone = "" if start is None else f", or prompt_ids {start} for the start token alone"
         raise ValueError(f"the prompt is empty: give text{alone}")
-    ids = pipe.encode(value)
-    vocab = pipe.target.lm.vocab_size
-    bad = next((i for i in ids if not 0 <= i < vocab), None)
-    if bad is not None:
-        raise ValueError(f"the prompt holds id {bad}, outside [0, {vocab - 1}]")
-    return ids
+    return pipe.encode(value)

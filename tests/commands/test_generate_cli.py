@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,14 +13,16 @@ import pytest
 from generate_flags import run
 from tiny_pair import IDS_ONLY_VOCAB, write_ids_only_pair, write_pair
 
+from experiments import generate as program
 from experiments.rows.output import RowWriter
 from mtad_jax import recipes
+from mtad_jax.completions import Completion, RowStats
 from mtad_jax.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
-    {"prompt_ids": [1, 5, 6], "id": "a"},
-    {"prompt_ids": [1], "question_id": 7},
+    {"prompt_ids": [1, 5, 6], "id": "a", "note": {"who": ["é", None, 1.5]}},
+    {"prompt_ids": [1], "question_id": 7, "target": "an answer"},
     {"prompt_ids": [1, 9, 9, 9, 12]},
 ]
 KEYS = {"prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds", "finish_reason"}
@@ -71,7 +74,8 @@ def test_rows(ids_pair, prompts, tmp_path):
     assert run(*models(ids_pair), *flags_, f"--output={out}", "--batch_size=2") == 0
     rows = read_jsonl(out)
     assert [row["prompt_ids"] for row in rows] == [row["prompt_ids"] for row in ROWS]
-    assert rows[0]["id"] == "a" and rows[1]["question_id"] == 7 and set(rows[2]) == KEYS
+    for row, given in zip(rows, ROWS, strict=True):  # a row's own keys come back as they are
+        assert set(row) == KEYS | set(given) and {k: row[k] for k in given} == given
     assert {row["rule"]["strategy"] for row in rows} == {"mmtad"}
     for row in rows:
         assert set(row["stats"]) == STATS and len(row["stats"]["acceptance_by_position"]) == 2
@@ -262,6 +266,17 @@ def test_what_the_model_cannot_do(args, message, ids_pair, tmp_path):
         ('{"prompt": "x", "seed": 1.5}', "line 2: seed=1.5 must be an integer"),
         ('{"prompt": "x", "seed": true}', "line 2: seed=True must be an integer"),
         ('{"prompt": "\\ud800"}', "line 2: "),
+        ('{"prompt": "x", "id": NaN}', "line 2: not JSON: NaN is not a finite number"),
+        ('{"prompt": "x", "id": {"a": [-Infinity]}}', "line 2: not JSON: -Infinity is not"),
+        ('{"prompt": "x", "id": 1e999}', "line 2: not JSON: 1e999 is not a finite number"),
+        ('{"prompt": "x", "id": %s}' % ("1" * 5000), "line 2: not JSON: .* 5000 digits"),
+        ('{"prompt_ids": [1, %s]}' % ("1" * 5000), "line 2: not JSON: .* 5000 digits"),
+        (json.dumps({"prompt_ids": [1, 2**63]}), f"line 2: the prompt holds id {2**63}, outside"),
+        ('{"prompt": "x", "max_new_tokens": 3}', "line 2: max_new_tokens=3 is a setting of the"),
+        ('{"prompt": "x", "tau": 0.5}', "line 2: tau=0.5 is a setting of the whole run"),
+        ('{"prompt": "x", "stop": ["a"]}', "line 2: stop=.* is a setting of the whole run"),
+        ('{"prompt": "x", "max_tokens": 3}', "line 2: max_tokens=3 is a setting of the whole"),
+        ('{"prompt": "x", "text": "y"}', "line 2: key 'text' is one that output rows have"),
         ('{"prompt": "\udcff"}', "line 2: not UTF-8"),
     ],
 )
@@ -272,6 +287,28 @@ def test_wrong_rows(line, message, pair, tmp_path):
     with pytest.raises(ValueError, match=f"{prompts} {message}"):
         run(*greedy(pair), f"--prompts={prompts}", f"--output={tmp_path / 'out.jsonl'}")
     assert os.listdir(tmp_path) == ["prompts.jsonl"]
+
+
+def test_output_keys_are_those_of_the_rows(ids_pair, tmp_path):
+    out, models_ = tmp_path / "out.jsonl", greedy(ids_pair)[:1]
+    prompts = write_jsonl(tmp_path / "in.jsonl", [{"prompt_ids": [1]}])
+    run(*models_, "--strategy=sample", "--samples=2", f"--prompts={prompts}", f"--output={out}")
+    assert set(read_jsonl(out)[0]) == set(program.OUTPUT_KEYS) == KEYS | {"sample"}
+
+
+def completion(*logp):
+    stats = RowStats(1, 0, 0, 1.0, [], {})
+    return Completion([1], [2] * len(logp), "", list(logp), list(logp), stats, "length")
+
+
+def test_a_target_without_numbers_neither_stops_the_summary_nor_the_rows():
+    assert "perplexity 2.72," in program.summary(completion(-1.0, -1.0), 1.0)
+    assert "perplexity 1e+304," in program.summary(completion(-700.0), 1.0)
+    assert "perplexity inf," in program.summary(completion(-1e3, -2e3), 1.0)
+    assert "perplexity inf," in program.summary(completion(-math.inf), 1.0)
+    assert "perplexity nan," in program.summary(completion(math.nan), 1.0)
+    row = program.output_row(completion(-1.0, -math.inf, math.nan), 1.0)
+    assert row["logp"] == row["logp_raw"] == [-1.0, None, None]
 
 
 def test_wrong_files(ids_pair, prompts, tmp_path):

@@ -84,6 +84,22 @@ def test_scores_by_hand():
     assert scores.score([SAMPLE]).ratio is None and scores.score([SAMPLE]).accuracy is None
 
 
+def test_perplexities_past_the_largest_float_are_shown():
+    """A target that gives no chance at all to what came has a mean above 709 nats."""
+    assert scores.perplexity_of(-1.0) == math.e and scores.perplexity_of(-800.0) == math.inf
+    shown = [2.306, 99999.4, 3.1e7, 1e300, math.inf, math.nan]
+    assert [scores.shown_perplexity(x) for x in shown] == [
+        "2.31", "99999.40", "3.1e+07", "1e+300", "inf", "nan",
+    ]  # fmt: skip
+    changes = [scores.shown_change(x) for x in (0.31, -0.5, 3.1e7, math.inf)]
+    assert changes == ["+31%", "-50%", "+3.1e+09%", "+inf%"]
+    hopeless = [sample(prompt=i, tokens=1, logp_raw=-800.0) for i in range(3)]
+    base = [sample(prompt=i, tokens=1, logp_raw=-1.0) for i in range(3)]
+    got = scores.score(hopeless, base)
+    assert (got.perplexity, got.perplexity_by_token) == (math.inf, math.inf)
+    assert benchmark_rules.perplexity_change(hopeless, base) == (math.inf,) * 3
+
+
 def test_wilson():
     low, high = scores.wilson(0, 10)
     assert low == 0 and math.isclose(high, 0.2775, abs_tol=1e-4)
