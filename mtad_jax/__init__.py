@@ -11,11 +11,14 @@ from mtad_jax.decode.certificate import Certificate, certificate
 from mtad_jax.decode.generate import generate, stream
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
 from mtad_jax.decode.warp import Warp
+from mtad_jax.devices.platforms import leave_out_absent_tpu as _leave_out_absent_tpu
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM, CausalLM
 from mtad_jax.pipeline import Pipeline
 from mtad_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Block",
@@ -42,3 +45,5 @@ __all__ = [
     "save",
     "stream",
 ]
+
+_leave_out_absent_tpu()

@@ -5,17 +5,18 @@ files as Hugging Face has them, and `ignored.safetensors` where the source had t
 weights.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mtad_jax.checkpoints import arrays
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.checkpoints.hf.params import KeyLayout, check_params, to_params
 from mtad_jax.checkpoints.hf.read import (
@@ -30,8 +31,11 @@ from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.devices.sharding import is_spec
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.models.quantize import QArray, check_compute_dtype, quantize_param
+from mtad_jax.models.quantize import check_compute_dtype, quantize_param
 from mtad_jax.text import tokenizer as tokenizers
+
+if TYPE_CHECKING:
+    from qwix import QArray
 
 FORMAT_VERSION = 1
 """Raised when an older reader would misread a newer folder."""
@@ -195,6 +199,8 @@ def open_params(path: Path) -> dict[str, Any]:
       ValueError: they are damaged or no floats, or a link among their files leads out of the
         folder.
     """
+    from mtad_jax.checkpoints import arrays  # orbax takes long to import
+
     params = arrays.open_lazy(inner_folder(path, "params"))
     for leaf in jax.tree.leaves(params):
         if leaf.dtype not in WEIGHT_DTYPES:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from mtad_jax.checkpoints import arrays
 from mtad_jax.checkpoints.atomic import new_folder
 from mtad_jax.checkpoints.hf.params import KeyLayout
 from mtad_jax.checkpoints.hf.read import SIDE_FILES, copy_files
@@ -38,6 +37,8 @@ def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> N
         that other processes hold.
       OSError: the output cannot be written.
     """
+    from mtad_jax.checkpoints import arrays  # orbax takes long to import
+
     params = _stored(loaded)
     dtype = dtype_name(params)
     metadata = Metadata(

@@ -5,7 +5,10 @@ of a row lives in slot i. Slots at or past a row's committed length are scratch:
 written there, and nothing there is seen unless a window allows it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,9 @@ from jax import lax
 from mtad_jax.devices.sharding import Axes, Layout, constrain
 from mtad_jax.models import quantize as int8
 from mtad_jax.types import Array, Bool, Float, Int
+
+if TYPE_CHECKING:
+    from qwix import QArray
 
 CACHE_AXES = ("batch", "kv_heads", "slots", "head_dim")
 """Logical axis names of every cache buffer; sharding rules map them to mesh axes."""
@@ -34,8 +40,8 @@ class LayerCache:
       v: values, likewise.
     """
 
-    k: Float[Array, "B G S D"] | int8.QArray
-    v: Float[Array, "B G S D"] | int8.QArray
+    k: Float[Array, "B G S D"] | QArray
+    v: Float[Array, "B G S D"] | QArray
 
 
 KVCache = tuple[LayerCache, ...]
@@ -58,7 +64,7 @@ def empty_cache(
     """
     shape = (batch, kv_heads, slots, head_dim)
 
-    def zeros() -> Array | int8.QArray:
+    def zeros() -> Array | QArray:
         buffer = int8.empty_buffer(shape, dtype) if quantized else jnp.zeros(shape, dtype)
         return jax.tree.map(lambda x: constrain(layout, x, CACHE_AXES), buffer)
 

@@ -6,21 +6,25 @@ and scaled afterwards; a cache has one for each row, head and slot. Scales have 
 model computes in. The quantizing itself, and the pytree `QArray`, are qwix's.
 """
 
+from __future__ import annotations
+
 import functools
+import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import jax
 import jax.numpy as jnp
-import qwix
 from jax.sharding import PartitionSpec
 
 from mtad_jax.devices.sharding import Axes, Layout, constrain
 from mtad_jax.types import Array, Float, Int
 
+if TYPE_CHECKING:  # qwix takes long to import, and few models are int8
+    from qwix import QArray
+
 PARTS = ("weights", "kv")
 """What can be int8: all matrices and the token table; the cache of keys and values."""
-
-QArray = qwix.QArray
 
 
 def parse_int8(parts: str | Iterable[str]) -> frozenset[str]:
@@ -50,9 +54,10 @@ def check_compute_dtype(int8: frozenset[str], dtype: jnp.dtype) -> None:
         )
 
 
-def is_quantized(x: object) -> bool:
+def is_quantized(x: object) -> TypeGuard[QArray]:
     """Say whether a leaf of a parameter tree is an int8 array with its scales."""
-    return isinstance(x, QArray)
+    qwix = sys.modules.get("qwix")
+    return qwix is not None and isinstance(x, qwix.QArray)
 
 
 def channel_axis(axes: Axes) -> int | None:
@@ -77,6 +82,8 @@ def quantized_axes(axes: Axes) -> QArray | PartitionSpec:
     channel = channel_axis(axes)
     if channel is None:
         return PartitionSpec(*axes)
+    from qwix import QArray
+
     scale = PartitionSpec(None, axes[1] if channel == 1 else None)
     return QArray(PartitionSpec(*axes), scale, None, jnp.int8)  # type: ignore[arg-type]
 
@@ -107,6 +114,8 @@ def quantize(x: Array, channels: tuple[int, ...], dtype: jnp.dtype) -> QArray:
     float32. A bfloat16 scale is itself rounded, by up to 2^-8 of its value; so is every product in
     bfloat16.
     """
+    import qwix
+
     return qwix.quantize(
         x.astype(jnp.float32), jnp.int8, channelwise_axes=channels, scale_dtype=dtype
     )
@@ -114,13 +123,13 @@ def quantize(x: Array, channels: tuple[int, ...], dtype: jnp.dtype) -> QArray:
 
 def values(x: QArray | Array) -> Array:
     """Return what a product reads: the int8 values, or the array itself."""
-    return x.qvalue if isinstance(x, QArray) else x
+    return x.qvalue if is_quantized(x) else cast(Array, x)
 
 
 def matmul(x: Float[Array, "... I"], kernel: QArray | Float[Array, "I O"]) -> Float[Array, "... O"]:
     """Multiply by a matrix; an int8 one is read as it is, and its scale comes after the product."""
     y = x @ values(kernel)
-    if isinstance(kernel, QArray):
+    if is_quantized(kernel):
         y = (y * kernel.scale[0].astype(jnp.float32)).astype(x.dtype)
     return y
 
@@ -128,7 +137,7 @@ def matmul(x: Float[Array, "... I"], kernel: QArray | Float[Array, "I O"]) -> Fl
 def take_rows(table: QArray | Float[Array, "V E"], ids: Int[Array, "B T"]) -> Float[Array, "B T E"]:
     """Look up rows; only those read are scaled. Ids out of range get the nearest row."""
     rows = jnp.take(values(table), ids, axis=0, mode="clip")
-    if isinstance(table, QArray):
+    if is_quantized(table):
         rows = rows.astype(table.dtype) * jnp.take(table.scale, ids, axis=0, mode="clip")
     return rows
 
@@ -138,24 +147,26 @@ def tied_logits(
 ) -> Float[Array, "B T V"]:
     """Multiply by the transpose of a token table, into f32."""
     y = jnp.einsum("bte,ve->btv", x, values(table), preferred_element_type=jnp.float32)
-    return y * table.scale[:, 0] if isinstance(table, QArray) else y
+    return y * table.scale[:, 0] if is_quantized(table) else y
 
 
 def by_slot(x: Float[Array, "B G ... S"], buffer: QArray | Array) -> Float[Array, "B G ... S"]:
     """Multiply f32 scores or weights of slots by the scales of an int8 cache [B, G, S, D]."""
-    if not isinstance(buffer, QArray):
+    if not is_quantized(buffer):
         return x
     return x * buffer.scale.reshape(*x.shape[:2], *(1,) * (x.ndim - 3), x.shape[-1])
 
 
 def empty_buffer(shape: tuple[int, int, int, int], dtype: jnp.dtype) -> QArray:
     """Return an int8 cache buffer [B, G, S, D] of zeros, scales [B, G, S, 1] in `dtype`."""
+    from qwix import QArray
+
     return QArray(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:3], 1), dtype), None, jnp.int8)
 
 
 def as_buffer(x: Float[Array, "B G T D"], buffer: QArray | Array) -> QArray | Array:
     """Return new keys or values in the form that a cache buffer holds them in."""
-    return quantize(x, (0, 1, 2), buffer.dtype) if isinstance(buffer, QArray) else x
+    return quantize(x, (0, 1, 2), buffer.dtype) if is_quantized(buffer) else x
 
 
 def compute_dtype(params: object) -> jnp.dtype:

@@ -5,13 +5,17 @@ with `merges.txt`. Nothing in the folder is executed. Streaming and stop strings
 `mtad_jax.text.stream`.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mtad_jax.text import files as tokenizer_files
 from mtad_jax.text import settings as tokenizer_settings
+
+if TYPE_CHECKING:
+    from mtad_jax.text import files as tokenizer_files
 
 __all__ = ["Tokenizer", "load_tokenizer", "same_vocabulary"]
 
@@ -130,6 +134,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
       ValueError: a file is corrupt, or two of them contradict each other; one line, naming the
         file.
     """
+    from mtad_jax.text import files as tokenizer_files  # its libraries take long to import
+
     folder = Path(folder)
     settings = tokenizer_settings.read_settings(folder)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
