@@ -157,10 +157,15 @@ def _check_alone(subject: _Subject, base: DecodeResult, atol: float) -> None:
     same_result(beside, long, base, long, atol, "beside other prompts")
 
 
+def _slots(subject: _Subject) -> int:
+    """Return the cache slots of the base run: with them shorter runs take the same program."""
+    scratch = subject.strategy.scratch(subject.max_new_tokens)
+    return bucket(max(_LENGTHS) + subject.max_new_tokens + scratch)
+
+
 def _check_limits(subject: _Subject, base: DecodeResult) -> None:
     """`max_new_tokens` is never exceeded; a lower one cuts the same text."""
-    scratch = subject.strategy.scratch(subject.max_new_tokens)
-    slots = bucket(max(_LENGTHS) + subject.max_new_tokens + scratch)  # the same program for all
+    slots = _slots(subject)
     for limit in (1, 2, 3, subject.max_new_tokens - 1):
         cut = subject.decode(max_new_tokens=limit, slots=slots)
         check_result(cut, subject.eos_id, limit, final=subject.final)
@@ -196,12 +201,13 @@ def _programs() -> int:
 
 def _check_compiles_once(subject: _Subject) -> None:
     """Traced settings, seeds and prompts of the same bucket share one program."""
-    start = _programs()
+    start, slots = _programs(), _slots(subject)
     warp = dataclasses.replace(subject.warp, temperature=0.7, top_p=0.8)
     subject.decode(warp=warp)
     subject.decode(strategy=jax.tree.map(lambda x: 0.9 * x, subject.strategy))
-    subject.decode(seed=subject.seed + 1, max_new_tokens=subject.max_new_tokens - 1)
-    subject.decode(prompts=subject.prompts[::-1, 1:], length=subject.length[::-1] * 9 // 10 + 1)
+    subject.decode(seed=subject.seed + 1, max_new_tokens=subject.max_new_tokens - 1, slots=slots)
+    shorter = subject.length[::-1] * 9 // 10 + 1
+    subject.decode(prompts=subject.prompts[::-1, 1:], length=shorter, slots=slots)
     list(subject.decode(stream, rounds=1))
     if _programs() != start:
         raise AssertionError(f"{_programs() - start} new programs for traced settings")
