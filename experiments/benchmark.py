@@ -22,6 +22,7 @@ from experiments.bench import rules as benchmark_rules
 from experiments.bench.measure import Bench, Rule, Sample
 from experiments.bench.report import summary_lines, table_lines
 from experiments.flags.models import INT8_FLAGS, MESH_FLAGS, define_model_flags, load_models
+from experiments.flags.rules import read_candidates
 from experiments.flags.settings import parse_ids
 from experiments.flags.warp import TAU, define_warp_flags, read_warp
 from experiments.launch import supervise
@@ -67,6 +68,11 @@ def suite_of(values: flags.FlagValues) -> Suite:
                 f"--{flag}={given} means nothing to --suite={values.suite}: leave it out or use "
                 "--suite=aims"
             )
+    if values.rule and values.suite != "rules":
+        raise ValueError(
+            f"--rule={values.rule[0]} means nothing to --suite={values.suite}: leave it out or use "
+            "--suite=rules"
+        )
     if values.prompts is not None:
         sql = suite.sql_prompts * values.prompts // suite.prompts
         suite = dataclasses.replace(suite, prompts=values.prompts, sql_prompts=sql)
@@ -106,6 +112,10 @@ def define_flags(values: flags.FlagValues) -> None:
           flag_values=values)  # fmt: skip
     items("widths", None, f"W of MTAD and MMTAD. Default: {str(WIDTHS)[1:-1]}.", flag_values=values)
     flags.DEFINE_float("tau", TAU, "Threshold of MTAD and MMTAD.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "rule", None, "Another rule for --suite=rules, with its settings: 'module:name depth=3'; "
+        "repeatable.", flag_values=values,
+    )  # fmt: skip
     text("data_dir", None, "Folder with corpora/fairytaleqa/test.txt. Default: built-in openings.",
          flag_values=values)  # fmt: skip
     text("output", None, "JSON lines to write: settings, then every sample.", flag_values=values)
@@ -213,7 +223,9 @@ SUITES = {
     ),
     "rules": Suite(
         240, 200,
-        lambda values: benchmark_rules.make_rules(read_warp(values), values.tau),
+        lambda values: benchmark_rules.make_rules(
+            read_warp(values), values.tau, read_candidates(values)
+        ),
         lambda rules, samples, _: benchmark_rules.table_lines(rules, samples),
     ),
 }  # fmt: skip

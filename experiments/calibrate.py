@@ -20,6 +20,7 @@ from tqdm import tqdm
 import mtad_jax
 from experiments import generate
 from experiments.flags.models import MESH_FLAGS, check_models, define_model_flags, load_models
+from experiments.flags.rules import flag_of, read_candidates
 from experiments.flags.settings import define_control_flags, read_controls, setting_flags
 from experiments.flags.warp import (
     define_draft_warp_flags,
@@ -32,7 +33,7 @@ from experiments.launch import supervise
 from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
 from experiments.tasks.shipped import make_tasks
 from mtad_jax import cli, recipes
-from mtad_jax.calibration.candidates import shown
+from mtad_jax.calibration.candidates import default_candidates, shown
 from mtad_jax.calibration.decide import Floor, check_floor
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints.atomic import new_file
@@ -51,6 +52,10 @@ def define_flags(values: flags.FlagValues) -> None:
     text("prompts", None, "JSON lines with `prompt` or `prompt_ids`. Default: built-in prompts.",
          flag_values=values)  # fmt: skip
     number("batch_size", 1, "Prompts decoded together, as later in use.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "rule", None, "A rule that competes beside those of docs/calibrate.md, with its settings: "
+        "'module:name depth=3'; repeatable.", flag_values=values,
+    )  # fmt: skip
     text("floor", "lossless", "Least quality: lossless; the highest perplexity allowed, as a "
          "multiple of plain decoding's, such as 1.0; or none.", flag_values=values)  # fmt: skip
     real("margin", 0.03, "Gain in speed that is worth a change.", flag_values=values)
@@ -71,6 +76,7 @@ def calibrate(values: flags.FlagValues) -> None:
     floor = read_floor(values.floor)
     settings = _read_settings(values)
     check_models(values, values.draft is not None)
+    rules = read_candidates(values)
     _check_output(values)
     given = None if values.prompts is None else _read_prompts(values.prompts)
     pipe = load_models(values)
@@ -83,6 +89,7 @@ def calibrate(values: flags.FlagValues) -> None:
             pipe.draft.lm if pipe.draft else None,
             ids,
             length,
+            candidates=[*rules, *default_candidates(draft=pipe.draft is not None)],
             floor=floor,
             margin=values.margin,
             budget_s=values.budget_s,
@@ -118,7 +125,7 @@ def read_floor(text: str) -> Floor:
 def command_line(found: Calibration, values: flags.FlagValues) -> str:
     """Return the command that decodes as was found best: all that differs from its defaults."""
     words = ["python -m experiments.generate", f"--strategy={found.name}"]
-    words += [f"--{name}={shown(value)}" for name, value in found.settings.items()]
+    words += [f"--{flag_of(name)}={shown(value)}" for name, value in found.settings.items()]
     theirs = flags.FlagValues()
     generate.define_flags(theirs)
     for name in (*setting_flags(), *MESH_FLAGS, "batch_size"):

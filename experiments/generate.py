@@ -56,7 +56,6 @@ OUTPUT_KEYS = (
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the program's flags; not at import, so that importing it adds none."""
-    define_setting_flags(values)
     text, switch = flags.DEFINE_string, flags.DEFINE_bool
     text("prompt", None, "Text to continue.", flag_values=values)
     flags.DEFINE_list("prompt_ids", None, "Token ids to continue: 1,2,3.", flag_values=values)
@@ -66,6 +65,7 @@ def define_flags(values: flags.FlagValues) -> None:
     switch("overwrite", False, "Replace an output that exists.", flag_values=values)
     switch("resume", False, "Go on after an interrupted run's rows.", flag_values=values)
     supervise.define_host_flags(values)
+    define_setting_flags(values)
 
 
 def generate(values: flags.FlagValues) -> int:

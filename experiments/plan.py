@@ -53,7 +53,6 @@ def define_flags(values: flags.FlagValues) -> None:
     text("backend", None, "Instead: cpu or gpu, the devices of this machine.", flag_values=values)
     define_placement_flags(values, mesh_default="chosen")
     flags.DEFINE_enum("dtype", "bfloat16", _DTYPES, "Of weights and caches.", flag_values=values)
-    define_strategy_flags(values)
     define_warp_flags(values)
     define_draft_warp_flags(values)
     whole("batch_size", 1, "Rows decoded together.", flag_values=values)
@@ -71,6 +70,7 @@ def define_flags(values: flags.FlagValues) -> None:
     switch("verify", False, "Compile the largest batch and context, too.", flag_values=values)
     text("output", None, "JSON file to write.", flag_values=values)
     switch("overwrite", False, "Replace an output that exists.", flag_values=values)
+    define_strategy_flags(values)
 
 
 def plan(values: flags.FlagValues) -> Plan:

@@ -4,7 +4,6 @@
 design. `docs/strategies.md` has the table.
 """
 
-import inspect
 from collections.abc import Callable
 
 from mtad_jax.decode.draft_verify import DraftVerify
@@ -44,9 +43,13 @@ def sample() -> DraftVerify:
 
 
 def beam(width: int = 4, draw: str = "search") -> BeamSearch:
-    """Beam search (or, with `draw="sample"`, beam sampling) on the target itself. Lossy.
+    """Beam search (or beam sampling) on the target itself. Lossy.
 
     Emits the beam with the largest log-probability per token; streams nothing before its end.
+
+    Args:
+      width: W, beams of the target.
+      draw: "search" (the W likeliest) or "sample" (W drawn without replacement).
     """
     return BeamSearch(width, draw)
 
@@ -70,7 +73,10 @@ def mtjd(depth: int = 4, width: int | None = None, draw: str = "search") -> MTJD
 
 
 def speculative(depth: int = 4) -> DraftVerify:
-    """Speculative sampling: K = `depth` drafted tokens, kept by rejection sampling. Lossless.
+    """Speculative sampling: a chain drawn from q, kept by rejection sampling. Lossless.
+
+    Args:
+      depth: K, drafted tokens.
 
     Source: Leviathan et al. 2023; Chen et al. 2023.
     """
@@ -107,7 +113,10 @@ def lenient(depth: int = 4, leniency: float = 0.5) -> DraftVerify:
 
 
 def block(depth: int = 4) -> DraftVerify:
-    """Block verification: K = `depth` drafted tokens, tested by their joint. Lossless.
+    """Block verification: a chain drawn from q, tested by its joint. Lossless.
+
+    Args:
+      depth: K, drafted tokens.
 
     Source: Sun et al., ICLR 2025, arXiv 2403.10444.
     """
@@ -236,7 +245,13 @@ def mtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search")
 def mmtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search") -> DraftVerify:
     """MTAD over all nodes of the draft's beam lattice, verified in one tree call. Lossy.
 
-    Args and source: as `mtad`.
+    Args:
+      depth: K, drafted tokens (the paper's gamma).
+      width: W, beams of the draft.
+      tau: threshold on the joint likelihood ratio, > 0.
+      draw: "search" (the W likeliest) or "sample" (W drawn without replacement).
+
+    Source: arXiv 2407.09722.
     """
     return DraftVerify(Beam(depth, width, draw, "tree"), JointThreshold(tau))
 
@@ -263,8 +278,22 @@ def _draft_of(
 
 
 RECIPES: dict[str, Callable[..., Strategy]] = {
-    name: recipe
-    for name, recipe in list(globals().items())
-    if inspect.isfunction(recipe) and recipe.__module__ == __name__ and name[0] != "_"
+    "greedy": greedy,
+    "sample": sample,
+    "beam": beam,
+    "mtjd": mtjd,
+    "speculative": speculative,
+    "threshold": threshold,
+    "lenient": lenient,
+    "block": block,
+    "specinfer": specinfer,
+    "mcsd": mcsd,
+    "spectr": spectr,
+    "typical": typical,
+    "bild": bild,
+    "dsbd": dsbd,
+    "lookup": lookup,
+    "mtad": mtad,
+    "mmtad": mmtad,
 }
-"""All recipes by name: the public functions of this file, in its order."""
+"""All recipes by name; `registry.find` knows those of other packages, too."""

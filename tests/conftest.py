@@ -21,6 +21,14 @@ _MAPS = Path("/proc/self/maps")
 _MOST_MAPS = 20_000
 
 
+def pytest_addoption(parser):
+    """Let the conformance suite take any rule."""
+    parser.addoption(
+        "--strategy", action="append",
+        help="Rule for tests/decode/test_conformance.py: 'module:name depth=3'; repeatable.",
+    )  # fmt: skip
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_one_file():
     """Forget a file's programs after its last test."""

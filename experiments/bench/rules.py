@@ -20,6 +20,7 @@ from experiments.bench.scores import (
     shown_perplexity,
 )
 from mtad_jax import recipes
+from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode.warp import Warp
 
 DEPTH, WIDTH, NARROW = 4, 4, 2
@@ -33,15 +34,18 @@ _COLUMNS = (
 )
 
 
-def make_rules(warp: Warp, tau: float) -> list[Rule]:
-    """Return the rules to compare, plain sampling first.
+def make_rules(warp: Warp, tau: float, others: Sequence[Candidate] = ()) -> list[Rule]:
+    """Return the rules to compare, plain sampling first and `others` last.
 
-    No width or branching is above the tokens that the warp keeps.
+    No width or branching of ours is above the tokens that the warp keeps.
     """
     k, w, narrow = DEPTH, *(min(size, warp.top_k or size) for size in (WIDTH, NARROW))
     tree = tuple(min(size, w) for size in BRANCHING)
     rules = [*_lossless_rules(warp, k, w, tree), *_lossy_rules(warp, k, w, narrow, tau)]
     rules += cooler_rules(warp)
+    for rule in others:
+        note = rule.label.removeprefix(rule.name).strip()
+        rules.append(Rule(rule.name, rule.strategy, warp, note=note))
     return list({rule.label: rule for rule in rules}.values())  # small widths may coincide
 
 

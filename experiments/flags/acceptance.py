@@ -12,6 +12,7 @@ from absl import flags
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.planning.costs import tokens_of_rate, tokens_of_trace
 from mtad_jax.recipes import RECIPES
+from mtad_jax.registry import find
 
 _COMPARED = ("speculative", "mtad", "mmtad")
 
@@ -51,8 +52,11 @@ def read_acceptance(values: flags.FlagValues) -> Acceptance:
     rates = {}
     for item in values.acceptance_rate or ():
         name, _, text = item.rpartition(":")
-        if name and name not in RECIPES:
-            raise ValueError(f"--acceptance_rate={item}: no rule {name!r}: {', '.join(RECIPES)}")
+        if name:
+            try:
+                find(name)
+            except ValueError as error:
+                raise ValueError(f"--acceptance_rate={item}: {error}") from error
         try:
             rates[name] = float(text)
         except ValueError as error:

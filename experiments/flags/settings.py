@@ -71,11 +71,11 @@ class RunSettings:
 def define_setting_flags(values: flags.FlagValues) -> None:
     """Define all flags that a text depends on, but for its prompt, and where the models lie."""
     define_model_flags(values)
-    define_strategy_flags(values)
     define_warp_flags(values)
     define_draft_warp_flags(values)
     define_control_flags(values, max_new_tokens=128)
     _define_text_flags(values)
+    define_strategy_flags(values)
 
 
 def setting_flags() -> list[str]:

@@ -7,6 +7,7 @@ child is the ordinary program with `jax.distributed`. `docs/sharding.md` has com
 
 import asyncio
 import hashlib
+import inspect
 import math
 import os
 import signal
@@ -28,6 +29,7 @@ from experiments.rows.output import rows_kept
 from experiments.tasks import stories
 from mtad_jax import cli
 from mtad_jax.devices.hosts import Place, checkpoint_digest, code_digest, find_place, join
+from mtad_jax.registry import find
 
 _NAMES = ("coordinator", "num_processes", "process_id", "join_timeout", "supervisor")
 # The texts do not depend on these; of checkpoints the content is compared, not the name.
@@ -128,6 +130,8 @@ def _facts(
         **{f"the version of {name}": _version(name) for name in _COMPUTING},
         **{f"--{name}": value for name, value in given.items()},
     }
+    for name in _outside_rules(values):
+        facts[f"the code of {name}"] = _content(inspect.getsourcefile(find(name)) or name)
     assets = resources.files("mtad_jax") / "assets"
     for name in ("target", "draft"):
         with resources.as_file(assets / name) as shipped:
@@ -135,6 +139,14 @@ def _facts(
             found = checkpoint_digest(folder) if folder else "none"
         facts[f"the files of the checkpoint --{name}"] = found
     return facts
+
+
+def _outside_rules(values: flags.FlagValues) -> list[str]:
+    """Return the names of the rules that are not of this package."""
+    asked = [values.strategy] if "strategy" in values else []
+    if "rule" in values:
+        asked += [text.split()[0] for text in values.rule or () if text.strip()]
+    return [name for name in asked if ":" in name]
 
 
 def _short(value: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mtad_jax.decode.protocols import Strategy
-from mtad_jax.recipes import RECIPES
+from mtad_jax.registry import find, make, settings_of
 
 _SIZES = ("depth", "branching")  # settings in which the rules of one family differ
 
@@ -15,7 +15,7 @@ class Candidate:
     """A rule with its settings.
 
     Attributes:
-      name: of its recipe, as `--strategy` names it.
+      name: of its recipe, as `--strategy` names it; `module:name` for one of another package.
       settings: the recipe's keyword arguments that were given.
       strategy: the rule itself.
     """
@@ -25,15 +25,30 @@ class Candidate:
     strategy: Strategy
 
     @classmethod
-    def of(cls, name: str, **settings: Any) -> "Candidate":
+    def of(cls, name: str, /, **settings: Any) -> "Candidate":
         """Return the rule `recipes.<name>(**settings)`.
 
         Raises:
-          ValueError: there is no such recipe.
+          ValueError: there is no such recipe, or it refuses its settings.
         """
-        if name not in RECIPES:
-            raise ValueError(f"candidate {name!r} is no recipe: there are {', '.join(RECIPES)}")
-        return cls(name, settings, RECIPES[name](**settings))
+        return cls(name, settings, make(name, **settings))
+
+    @classmethod
+    def parse(cls, text: str) -> "Candidate":
+        """Return the rule that a line like a `label` says: `mtad depth=4 width=2`.
+
+        Raises:
+          ValueError: there is no such recipe or setting, or a value is out of range.
+        """
+        name, *words = text.split() or [""]
+        known, settings = settings_of(find(name)), {}
+        for word in words:
+            key, _, value = word.partition("=")
+            if key not in known:
+                there = ", ".join(known) or "none"
+                raise ValueError(f"{text!r}: {name} has no setting {key!r}: there are {there}")
+            settings[key] = known[key].read(value)
+        return cls.of(name, **settings)
 
     @property
     def label(self) -> str:

@@ -251,7 +251,7 @@ def test_refused_rules_and_wrong_settings():
         with pytest.raises(ValueError, match=r"^candidates.* write .*Candidate.of\(.*$"):
             choose(FakeMeter(), wrong)
     for name in ("nonsense", "Chain", "_draft_of", "check_depth", "isfunction"):
-        with pytest.raises(ValueError, match=f"'{name}' is no recipe"):
+        with pytest.raises(ValueError, match=f"no rule '{name}'"):
             Candidate.of(name)
 
 

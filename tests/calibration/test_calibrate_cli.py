@@ -65,6 +65,18 @@ def seen(monkeypatch):
     return calls
 
 
+def test_a_rule_of_another_package_competes(pair, prompts, seen):
+    args = [f"--target={pair[0]}", f"--draft={pair[1]}", f"--prompts={prompts}", "--noprogress"]
+    program.calibrate(
+        values_of(*args, "--rule=mtad depth=9", "--rule=outside_rules:slack draft=beam")
+    )
+    first = seen[0][1]["candidates"][:3]
+    named = [Candidate.of("mtad", depth=9), Candidate.of("outside_rules:slack", draft="beam")]
+    assert first == [*named, default_candidates(draft=True)[0]]
+    command = program.command_line(found_of(named[1]), values_of(*args))
+    assert "--strategy=outside_rules:slack --draft_kind=beam" in command
+
+
 def test_the_choice_is_printed_and_written(pair, prompts, seen, tmp_path, capsys):
     output = tmp_path / "new" / "choice.json"
     args = [f"--target={pair[0]}", f"--draft={pair[1]}", f"--prompts={prompts}", "--floor=1.0"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import outside_rules
 import pytest
 from absl import flags
 from tiny_pair import write_pair
@@ -13,7 +14,6 @@ from experiments.bench import report as benchmark_report
 from experiments.bench import rules as benchmark_rules
 from experiments.bench import scores
 from experiments.bench.measure import Bench, Rule, Sample
-from experiments.flags.rules import STRATEGIES
 from experiments.tasks import shipped as benchmark_tasks
 from mtad_jax import recipes
 from mtad_jax.decode.loop import run_rounds as compiled
@@ -251,6 +251,8 @@ def test_suite_of_rules_takes_other_numbers_and_refuses_depths():
     assert suite("--prompts=12", "--sql_prompts=3") == (12, 3)
     with pytest.raises(ValueError, match="--depths=2 means nothing to --suite=rules"):
         suite("--suite=rules", "--depths=2")
+    with pytest.raises(ValueError, match="--rule=mtad means nothing to --suite=aims"):
+        suite("--rule=mtad")
     with pytest.raises(ValueError, match="--sql_prompts=13 must be between 0 and --prompts=12"):
         suite("--prompts=12", "--sql_prompts=13")
 
@@ -261,9 +263,21 @@ def test_the_suite_of_rules_has_every_recipe_once(top_k, temperature):
     rules = benchmark_rules.make_rules(Warp(temperature, 0.9, top_k), 0.5)
     labels = [rule.label for rule in rules]
     assert len(set(labels)) == len(labels)
-    assert {rule.name for rule in rules} == STRATEGIES.keys()
+    assert {rule.name for rule in rules} == recipes.RECIPES.keys()
     for rule in rules:
         rule.strategy.check(Request(top_k=top_k, draft_top_k=top_k))
+
+
+def test_the_suite_of_rules_takes_others():
+    values = flags.FlagValues()
+    benchmark.define_flags(values)
+    values(["benchmark", "--suite=rules", "--rule=outside_rules:slack depth=2", "--rule=mtad"])
+    rules = benchmark.SUITES["rules"].rules(values)
+    assert [rule.label for rule in rules[-2:]] == ["outside_rules:slack depth=2", "mtad"]
+    assert rules[-2].strategy == outside_rules.slack(2) and rules[-2].warp == WARP
+    values.rule = ["outside_rules:slack width=2"]
+    with pytest.raises(ValueError, match="--rule=outside_rules:slack width=2: .* no setting 'wid"):
+        benchmark.SUITES["rules"].rules(values)
 
 
 def test_the_table_of_rules():

@@ -1,9 +1,12 @@
 """Flags: every rule and every control has its own, and contradictions are refused."""
 
 import inspect
+import json
 import os
 
+import outside_rules
 import pytest
+from absl import flags
 from generate_flags import read, run
 
 from experiments.flags import rules
@@ -14,7 +17,7 @@ FAST = ("sample", "speculative", "mmtad")  # the others are slow: a program each
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in rules.STRATEGIES]
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in recipes.RECIPES]
 )
 @pytest.mark.usefixtures("compiled_quickly")
 def test_every_rule_continues_a_prompt_with_the_shipped_pair(name, capsys):
@@ -24,11 +27,13 @@ def test_every_rule_continues_a_prompt_with_the_shipped_pair(name, capsys):
 
 
 def test_every_setting_of_every_rule_has_a_flag():
-    flags_of = {name: flag for flag in rules.RULE_FLAGS for name in rules.takers(flag)}
-    for name, recipe in rules.STRATEGIES.items():
-        taken = [flag for flag in rules.RULE_FLAGS if name in rules.takers(flag)]
+    found = rules.rule_flags()
+    for name, recipe in recipes.RECIPES.items():
+        taken = [flag for flag, takers in found.items() if name in takers]
         assert len(taken) == len(inspect.signature(recipe).parameters), name
-    assert flags_of.keys() == rules.STRATEGIES.keys() - {"greedy", "sample"}
+    for flag, takers in found.items():
+        assert len({setting.type for setting in takers.values()}) == 1, flag
+        assert all(setting.meaning for setting in takers.values()), flag
 
 
 def test_flags_are_the_recipes_parameters():
@@ -40,6 +45,50 @@ def test_flags_are_the_recipes_parameters():
     assert got == recipes.bild(fallback=0.5, rollback=2.0)
     got = read("--strategy=beam", "--draw=sample", "--samples=2")
     assert got.strategy == recipes.beam(draw="sample") and got.samples == 2
+
+
+def test_a_rule_of_another_package_has_the_flags_of_its_signature():
+    got = read("--depth=2", "--strategy=outside_rules:slack", "--slack=0.1").strategy
+    assert got == outside_rules.slack(2, 0.1)
+    got = read("--strategy", "outside_rules:slack", "--draft_kind=beam").strategy
+    assert got == outside_rules.slack(draft="beam")
+    got = read("--strategy=outside_rules:levels", "--sizes=2,1", "--deep").strategy
+    assert got == outside_rules.slack(4)
+    assert read("--strategy=outside_rules:slack", "--strategy=mtad").strategy == recipes.mtad()
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+def test_a_rule_of_another_package_decodes_and_is_named_in_the_rows(tmp_path):
+    out = tmp_path / "out.jsonl"
+    flags = ("--prompt=Once upon a time", "--max_new_tokens=8", f"--output={out}")
+    assert run("--strategy=outside_rules:slack", "--slack=0.25", *flags) == 0
+    (row,) = map(json.loads, out.read_text().splitlines())
+    rule = {"strategy": "outside_rules:slack", "depth": 3, "slack": 0.25, "draft": "chain"}
+    assert row["rule"] == rule and row["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--strategy=mmtad_"], "flag --strategy=mmtad_: no rule 'mmtad_': there are greedy, "),
+        (["--strategy=nowhere:f", "--x=1"], "=nowhere:f: importing 'nowhere' failed: ModuleNot"),
+        (["--strategy=outside_rules:VALUE"], "outside_rules has a int there"),
+        (["--strategy=outside_rules:untyped"], "its parameter model must be annotated as int"),
+        (["--strategy=outside_rules:seeded"], "its setting seed has the name of another flag"),
+        (["--strategy=outside_rules:number"], "outside_rules:number returns a int: a recipe"),
+        (
+            ["--strategy=outside_rules:levels"],
+            "--sizes is missing: --strategy=outside",
+        ),
+        (["--strategy=outside_rules:levels", "--sizes=2,x"], "--sizes=2,x must be whole numbers"),
+        (["--strategy=outside_rules:slack", "--slack=-1"], "slack=-1.0 must be > 0"),
+        (["--strategy=outside_rules:slack", "--width=2"], "--width=2 means nothing to"),
+    ],
+)
+def test_wrong_rules_of_other_packages(args, message):
+    with pytest.raises((ValueError, flags.Error), match=message) as error:
+        run("--prompt_ids=1", *args)
+    assert "\n" not in str(error.value)
 
 
 def test_flags_of_the_controls():

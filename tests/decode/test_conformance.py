@@ -8,6 +8,7 @@ import pytest
 import reference as ref
 
 from mtad_jax import recipes
+from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode.generate import generate
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import check_causal_lm, check_strategy, table_lm, tiny_pair
@@ -88,6 +89,23 @@ def test_on_tables(name):
 def test_on_llamas(name):
     """Every rule; its variants use a cache in the same way, and are tried on tables."""
     check_strategy(RECIPES[name], *llamas(), **EXPECTED.get(name, {}))
+
+
+def pytest_generate_tests(metafunc):
+    """Take the rules of `--strategy`, of this package or another one."""
+    if "asked" in metafunc.fixturenames:
+        given = metafunc.config.getoption("--strategy") or ["outside_rules:slack depth=2"]
+        metafunc.parametrize("asked", given)
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+def test_a_rule_of_the_command_line_on_tables(asked):
+    check_strategy(Candidate.parse(asked).strategy, *tables())
+
+
+@pytest.mark.slow
+def test_a_rule_of_the_command_line_on_llamas(asked):
+    check_strategy(Candidate.parse(asked).strategy, *llamas())
 
 
 @pytest.mark.slow

@@ -1,23 +1,33 @@
 """The runner in this process, without the wrapper that turns errors into lines."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from unittest import mock
+
 from absl import flags
 
 from experiments import generate as program
 from experiments.flags.settings import RunSettings, read_settings
 
 
-def _values(args) -> flags.FlagValues:
-    values = flags.FlagValues()
-    program.define_flags(values)
-    values(["generate", *map(str, args)])
-    return values
+@contextlib.contextmanager
+def _command_line(args) -> Iterator[flags.FlagValues]:
+    """The flags of a command line, parsed; flags of rules from elsewhere are looked up in it."""
+    values, argv = flags.FlagValues(), ["generate", *map(str, args)]
+    with mock.patch.object(sys, "argv", argv):
+        program.define_flags(values)
+        values(argv)
+        yield values
 
 
 def run(*args) -> int:
     """Run the program."""
-    return program.generate(_values(args))
+    with _command_line(args) as values:
+        return program.generate(values)
 
 
 def read(*args) -> RunSettings:
     """Return the settings that flags ask for."""
-    return read_settings(_values(args))
+    with _command_line(args) as values:
+        return read_settings(values)
