@@ -104,8 +104,9 @@ class Pipeline:
           prompts: texts, or token ids taken as they are.
           strategy: the decoding rule; see `mtad_jax.recipes`.
           stop: strings that end a text, each text at its own first one; it is cut right before
-            it, and ids, log-probabilities and counters with it. `min_new_tokens` holds back end
-            tokens only, not these (as Hugging Face's).
+            it, and ids, log-probabilities and counters with it. One may be a special token, or
+            hold one: they are looked for in the text with special tokens. `min_new_tokens` holds
+            back end tokens only, not these (as Hugging Face's).
           **settings: see `mtad_jax.decode.settings.Settings`; here `eos_id` None means the
             checkpoint's end tokens, and () none.
 

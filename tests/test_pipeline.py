@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from experiments.tasks.shipped import make_tasks
 from mtad_jax import Pipeline, Warp, recipes
 
 WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
@@ -69,6 +70,24 @@ def test_a_stop_string_cuts_everything_together(pipe, name):
     stream = pipe.stream(PROMPT, stop=[stop], **call)
     assert "".join(stream) == cut.text
     assert stream.completion == cut
+
+
+def test_a_stop_string_may_be_a_special_token(pipe):
+    """`</s>` comes at the end of a query, and nothing else ends the text where it is no end."""
+    prompt = make_tasks(2, 1, None)[1].prompt
+    call = {"strategy": recipes.mmtad(3, 2), "warp": WARP, "max_new_tokens": 64}
+    [whole] = pipe([prompt], eos_id=(), **call)
+    at = whole.tokens.index(2)
+    assert pipe.target.tokenizer.decode([2], False) == "</s>" and "</s>" not in whole.text
+    for ends in ((), (2,)):
+        [cut] = pipe([prompt], stop=["</s>"], eos_id=ends, **call)
+        assert cut.finish_reason == "stop" and cut.tokens == whole.tokens[:at]
+        assert cut.text == pipe.target.tokenizer.decode(cut.tokens, continuation=True)
+        assert cut.logp == whole.logp[:at] and cut.logp_raw == whole.logp_raw[:at]
+        assert sum(cut.stats.endings.values()) == cut.stats.rounds <= whole.stats.rounds
+        assert at <= cut.stats.accepted + cut.stats.rounds and cut.stats.accepted <= at
+        stream = pipe.stream(prompt, stop=["</s>"], eos_id=ends, **call)
+        assert "".join(stream) == cut.text and stream.completion == cut
 
 
 def test_samples_seeds_and_controls(pipe):

@@ -108,8 +108,10 @@ def _find_stop(text: str, stops: list[str]) -> tuple[int, str] | None:
 class StopTrimmer:
     """Streams text up to the first stop string, and says which tokens belong to it.
 
-    Text that may turn out to begin a stop string is held back, so nothing returned is ever taken
-    back. Tokens after the stop string are ignored, those of the same step included.
+    Stop strings are looked for in the text with its special tokens, which are then left out of what
+    is shown: `<|im_end|>` ends a text as Hugging Face's `stop_strings` does. Text that may turn out
+    to begin a stop string is held back, so nothing returned is ever taken back. Tokens after the
+    stop string are ignored, those of the same step included.
 
     Attributes:
       stop: the stop string that was found, or None so far.
@@ -131,7 +133,7 @@ class StopTrimmer:
           tokenizer: what made the ids.
           stops: stop strings, none of them empty.
           continuation: see `StreamDecoder`.
-          skip_special: see `StreamDecoder`.
+          skip_special: see `StreamDecoder`; of what is shown.
 
         Raises:
           ValueError: a stop string is empty.
@@ -139,11 +141,14 @@ class StopTrimmer:
         self._stops = list(stops)
         find_stop("", self._stops)
         self._tokenizer = tokenizer
-        self._options = {"continuation": continuation, "skip_special": skip_special}
-        self._stream = StreamDecoder(tokenizer, **self._options)
+        self._continuation = continuation
+        self._skip_special = skip_special
+        self._searched = StreamDecoder(tokenizer, continuation=continuation, skip_special=False)
+        self._shown = StreamDecoder(tokenizer, continuation=continuation, skip_special=skip_special)
         self._ids: list[int] = []
-        self._held = ""
-        self._returned = 0  # characters
+        # Each token's part of the text searched and of the text shown, held back so far.
+        self._held: list[tuple[str, str]] = []
+        self._searched_length = self._shown_length = 0  # characters released of both
         self.stop: str | None = None
 
     @property
@@ -160,30 +165,55 @@ class StopTrimmer:
         """Takes more token ids and returns the text that is certain to stay."""
         if self.stopped:
             return ""
-        ids = list(ids)
-        self._ids += ids
-        return self._release(self._stream.push(ids), final=False)
+        for index in ids:
+            self._ids.append(index)
+            self._held.append((self._searched.push([index]), self._shown.push([index])))
+        return self._release(final=False)
 
     def flush(self) -> str:
         """Ends the text and returns what was held back."""
         if self.stopped:
             return ""
-        return self._release(self._stream.flush(), final=True)
+        self._held.append((self._searched.flush(), self._shown.flush()))
+        return self._release(final=True)
 
-    def _release(self, text: str, final: bool) -> str:
-        # Text returned earlier cannot be the beginning of a stop string, so what is held is enough.
-        text = self._held + text
+    def _release(self, *, final: bool) -> str:
+        # Text released earlier cannot be the beginning of a stop string, so what is held is enough.
+        text = "".join(searched for searched, _ in self._held)
         found = _find_stop(text, self._stops)
-        if found:
-            cut, self.stop = found
-            length = self._returned + cut
-            kept = tokens_covering(self._tokenizer, self._ids, length, **self._options)
-            del self._ids[kept:]
+        if not found:
+            return self._take(len(text) if final else len(text) - _overlap(text, self._stops))
+        cut, self.stop = found
+        before, piece = self._shown_length, self._take(cut)
+        length, how = self._searched_length, {"continuation": self._continuation}
+        kept = tokens_covering(self._tokenizer, self._ids, length, skip_special=False, **how)
+        del self._ids[kept:]
+        cuts_special = (
+            self._skip_special and self._ids[-1:] and self._ids[-1] in self._tokenizer.special_ids
+        )
+        if cuts_special or len(self._tokenizer.decode(self._ids, False, **how)) == length:
+            # No shown token is cut: the text is that of the tokens, half a character at their end
+            # included.
+            return self._tokenizer.decode(self._ids, self._skip_special, **how)[before:]
+        return piece
+
+    def _take(self, length: int) -> str:
+        """Releases this many characters of the text searched; returns what is shown of them."""
+        self._searched_length += length
+        pieces: list[str] = []
+        for at, (read, seen) in enumerate(self._held):
+            if len(read) > length:
+                # Of a token that is cut, the end stays held: its beginning may be a space dropped.
+                cut = max(len(seen) - (len(read) - length), 0)
+                pieces.append(seen[:cut])
+                self._held[: at + 1] = [(read[length:], seen[cut:])]
+                break
+            length -= len(read)
+            pieces.append(seen)
         else:
-            cut = len(text) if final else len(text) - _overlap(text, self._stops)
-        self._held = "" if self.stop else text[cut:]
-        self._returned += cut
-        return text[:cut]
+            self._held = []
+        self._shown_length += sum(map(len, pieces))
+        return "".join(pieces)
 
 
 def _overlap(text: str, stops: list[str]) -> int:

@@ -92,14 +92,27 @@ def test_tokens_covering_is_the_smallest_number(tokenizer, data):
     assert tokens_covering(tokenizer, ids, len(wanted)) == covers[0]
 
 
+def text_before(tokenizer, ids, at):
+    """Text without special tokens of ids whose text with them is cut at `at`; and the ids kept."""
+    kept = tokens_covering(tokenizer, ids, at, skip_special=False)
+    text = tokenizer.decode(ids[:kept], continuation=True)
+    if not kept or ids[kept - 1] in tokenizer.special_ids:
+        return text, kept
+    past = len(tokenizer.decode(ids[:kept], False, continuation=True)) - at
+    whole_tokens = len(StreamDecoder(tokenizer).push(ids[: kept - 1]))
+    return text[: max(len(text) - past, whole_tokens)], kept
+
+
 @check
 @given(data=st.data(), stops=stop_lists)
 def test_stop_does_not_depend_on_the_split(tokenizer, data, stops):
+    special = [tokenizer.decode([i], False) for i in tokenizer.special_ids]
+    stops = stops + data.draw(st.lists(st.sampled_from([*special, "/s", ">", ">a"]), max_size=1))
     ids = data.draw(ids_of(tokenizer))
-    text = tokenizer.decode(ids, continuation=True)
-    at = find_stop(text, stops)
-    expected = text if at is None else text[:at]
-    kept = len(ids) if at is None else tokens_covering(tokenizer, ids, at)
+    at = find_stop(tokenizer.decode(ids, False, continuation=True), stops)
+    expected, kept = tokenizer.decode(ids, continuation=True), len(ids)
+    if at is not None:
+        expected, kept = text_before(tokenizer, ids, at)
     trimmer = StopTrimmer(tokenizer, stops)
     released = ""
     for part in data.draw(split(ids)):
