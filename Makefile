@@ -14,16 +14,24 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint benchmark clean
+.PHONY: help demo test test-fast test-heavy test-all lint benchmark clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
 
 demo: $(CORE)  ## Install into .venv, then continue a prompt with four decoding rules
 	@$(BIN)/python -m experiments.demo
 
 test: $(TEST)  ## Install the test tools as well, then run the tests
-	@$(BIN)/python -m pytest -q $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -q $(PYTEST_FLAGS) -m "not heavy"
+
+test-fast: $(TEST)  ## The tests to run after each edit
+	@$(BIN)/python -m pytest -q $(PYTEST_FLAGS) -m "not slow and not heavy"
+
+test-heavy: $(TEST)  ## What `make test` leaves out: whole large plans, killed hosts, the oracle
+	@$(BIN)/python -m pytest -q $(PYTEST_FLAGS) -m heavy
+
+test-all: test test-heavy  ## All tests
 
 lint: $(DEV)  ## Check style and types
 	@$(BIN)/ruff check .
@@ -33,8 +41,8 @@ lint: $(DEV)  ## Check style and types
 benchmark: $(CORE)  ## Print the table of speeds and qualities (about four minutes on two cores)
 	@$(BIN)/python -m experiments.benchmark
 
-clean:  ## Remove .venv
-	rm -rf $(VENV)
+clean:  ## Remove .venv and the tests' compiled programs
+	rm -rf $(VENV) .cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

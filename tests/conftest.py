@@ -10,6 +10,10 @@ from pathlib import Path
 # Before jax is imported: with the `tpu` extra installed, every process would look for a TPU,
 # complain that there is none, and lock the TPU compiler for all others.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nearly all the time goes into compiling: keep every program for the next run. By the environment,
+# so that the processes that tests start share it; `make clean` empties it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -5,26 +5,13 @@ import json
 import socket
 
 import pytest
+from ports import free_port
 
 from experiments.launch import rendezvous as rolls
 from experiments.launch.rendezvous import Answerer, make_roll
 from mtad_jax.devices.hosts import Place
 
 FACTS = {"--num_processes": "3", "--top_p": "0.9"}
-
-
-def free_port() -> int:
-    """The first of two ports that nobody uses."""
-    for _ in range(100):
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise OSError("no two free ports")
 
 
 class Run:

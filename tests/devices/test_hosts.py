@@ -17,7 +17,7 @@ import jax
 import pytest
 from absl import flags
 from generate_flags import read, run
-from test_roll import free_port
+from ports import free_port
 from tiny_pair import write_ids_only_pair
 
 import experiments
@@ -118,7 +118,10 @@ def texts(path):
 @pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
     ("count", "devices", "mesh", "shipped"),
-    [(2, 2, "data:2,model:2", True), (4, 1, "data:4", False)],
+    [
+        (2, 2, "data:2,model:2", True),
+        pytest.param(4, 1, "data:4", False, marks=pytest.mark.heavy),
+    ],
 )
 def test_several_processes_write_what_one_does(count, devices, mesh, shipped, own, tmp_path):
     rows = [{"prompt": x} for x in RAGGED] if shipped else [{"prompt_ids": x} for x in TOKENS]
@@ -137,6 +140,7 @@ def test_several_processes_write_what_one_does(count, devices, mesh, shipped, ow
         assert ("4/4" in bar) == (i == 0) and "Gloo" not in bar, bar
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("compiled_quickly")
 def test_a_killed_process_ends_all_and_its_rows_are_gone_on_from(pair, tmp_path):
     rows = [{"prompt_ids": [1, *range(3, 4 + i % 5)]} for i in range(16)]

@@ -10,6 +10,9 @@ import reference as ref
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+# Nothing of the package is used here: only a change of the oracle can change the outcome.
+pytestmark = pytest.mark.heavy
+
 PROMPT = (1, 0)
 TAUS = [0.0, 1e-3, 0.1, 0.5, 0.9, 1.0, 1.5, math.inf]
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)

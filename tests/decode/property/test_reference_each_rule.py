@@ -19,6 +19,9 @@ from rule_cases import (
     pair,
 )
 
+# Nothing of the package is used here: only a change of the oracle can change the outcome.
+pytestmark = pytest.mark.heavy
+
 # ---------------------------------------------------------------- block verification
 
 
