@@ -33,9 +33,10 @@ test-heavy: $(TEST)  ## What `make test` leaves out: whole large plans, killed h
 
 test-all: test test-heavy  ## All tests
 
-lint: $(DEV)  ## Check style and types
+lint: $(DEV)  ## Check style, imports between rooms, and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: $(CORE)  ## Print the table of speeds and qualities (about four minutes on two cores)
