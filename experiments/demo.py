@@ -17,7 +17,7 @@ from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks.shipped import OPENINGS, Task, make_tasks
 from experiments.tasks.sql_execution import run_select
 from experiments.tasks.text_to_sql import build_database
-from mtad_jax import cli, recipes
+from mtad_jax import cli, compilation, recipes
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.warp import Warp
 
@@ -63,10 +63,14 @@ def demo(values: flags.FlagValues) -> None:
     for rule in RULES:
         print(f"\n== {rule.label} ({WHAT[rule.name]}) ==")
         print("compiling ... ", end="", flush=True)
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), compilation.counts()
         bench.decode(rule, 0)
         collections.deque(pieces(bench, rule), maxlen=0)
-        print(f"{time.perf_counter() - begin:.0f} s\n{texts[0]}", end="", flush=True)
+        print(
+            f"{time.perf_counter() - begin:.0f} s ({compilation.counts() - before})\n{texts[0]}",
+            end="",
+            flush=True,
+        )
         for piece in pieces(bench, rule):
             print(piece, end="", flush=True)
         print(flush=True)

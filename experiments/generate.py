@@ -40,7 +40,7 @@ from experiments.flags.settings import (
 from experiments.launch import supervise
 from experiments.rows.output import NoWriter, RowWriter
 from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
-from mtad_jax import cli
+from mtad_jax import cli, compilation
 from mtad_jax.completions import Completion
 from mtad_jax.devices.hosts import from_first, is_first
 from mtad_jax.pipeline import Pipeline
@@ -120,7 +120,7 @@ def stream_text(pipe: Pipeline, ids: list[int], settings: RunSettings) -> None:
                 pass
         return
     if is_first():
-        print(summary(row, seconds), file=sys.stderr)
+        print(f"{summary(row, seconds)[:-1]}; {compilation.counts()}]", file=sys.stderr)
 
 
 def summary(row: Completion, seconds: float) -> str:
@@ -163,6 +163,7 @@ def write_rows(
                         for i, row in enumerate(rows, first)
                     ]
                 )
+                bar.set_postfix_str(str(compilation.counts()), refresh=False)
                 bar.update(len(rows))
     except KeyboardInterrupt:
         kept = f"{writer.count} of {total} rows are in {writer.partial}: --resume goes on"

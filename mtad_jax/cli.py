@@ -1,19 +1,26 @@
 """Run a command line program so that every expected failure is one line on stderr."""
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
+from mtad_jax import compilation
 from mtad_jax.errors import one_line
+
+# --help shows the flags of the program, and --compilation_cache belongs to whichever runs.
+flags.disclaim_key_flags()
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
 EXPECTED = (KeyboardInterrupt, ValueError, OSError, flags.Error)
 """Failures that `tell` can tell; any other is a mistake of ours."""
-
-_PATHS = ("converted", "data_dir", "draft", "output", "prompts", "source", "target")
+GRACE_S = 1.0
+"""Seconds that an interrupted program has to notice; a compiler that runs does not."""
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -22,23 +29,31 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     Caught are bad flags, positional arguments (no program here takes any), `ValueError`, `OSError`
     and Ctrl-C. Anything else is a mistake of ours and keeps its traceback. `--verbosity=1` shows
     the traceback of the others too. Unless that flag says otherwise, only warnings are logged:
-    orbax logs a dozen lines for every read.
+    orbax logs a dozen lines for every read. Compiled programs are kept as `--compilation_cache`
+    says.
 
     Args:
       main: takes the arguments left over (the program's name only); returns an exit code or None.
       argv: the command line, `sys.argv` if None.
 
     Raises:
-      SystemExit: always; 0 if all went well, 1 after an error, 130 after Ctrl-C.
+      SystemExit: always; 0 if all went well, 1 after an error. After Ctrl-C the process ends at
+        once, with 130: threads of the compiler may still run, and do not survive Python's end.
     """
+    _define_flags(flags.FLAGS)
 
     def guarded(rest: list[str]) -> int | None:
         try:
-            if rest[1:]:
-                raise ValueError(f"unexpected argument {rest[1]!r}: use --flag=value")
-            return main(rest)
+            with _interruptible():
+                if rest[1:]:
+                    raise ValueError(f"unexpected argument {rest[1]!r}: use --flag=value")
+                compilation.enable(flags.FLAGS.compilation_cache)
+                code = main(rest)
         except EXPECTED as error:
-            sys.exit(tell(error))
+            code = tell(error)
+        if code == INTERRUPTED:
+            leave(code)
+        return code
 
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=_parse)
     sys.exit(0)
@@ -54,6 +69,67 @@ def tell(error: BaseException) -> int:
     return 1
 
 
+def leave(code: int) -> NoReturn:
+    """End the process at once, after flushing what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the reader is gone, or it is closed
+            stream.flush()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """End the process on Ctrl-C even while the main thread is in the compiler.
+
+    Python raises KeyboardInterrupt once the main thread is back in Python, which may take a minute.
+    A thread that hears of the signal at once ends the process after `GRACE_S`, as a kill would:
+    files here are whole or partial under another name at any time. A program that handles the
+    signal itself is left alone.
+    """
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if os.name != "posix" or not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noticed = threading.Event()
+
+    def notice(number: int, frame: object) -> None:
+        noticed.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt
+
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def watch() -> None:
+        while numbers := os.read(read, 16):
+            handled = signal.getsignal(signal.SIGINT) is not notice
+            if signal.SIGINT in numbers and not handled and not noticed.wait(GRACE_S):
+                leave(tell(KeyboardInterrupt()))
+
+    signal.signal(signal.SIGINT, notice)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, name="interrupts", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(write)
+        thread.join()
+        os.close(read)
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    """Define what every program has."""
+    if "compilation_cache" not in values:
+        flags.DEFINE_string(
+            "compilation_cache", None, "Folder that keeps compiled programs for later runs; off: "
+            "none. Default: JAX's, if it was told one, else one in your cache folder.",
+            flag_values=values,
+        )  # fmt: skip
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parse absl flags without the usage text that absl prints around an error."""
     try:
@@ -63,7 +139,4 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.exit(1)
     if flags.FLAGS["verbosity"].using_default_value:  # absl would raise it to INFO next
         flags.FLAGS.verbosity = logging.WARNING
-    for name in _PATHS:  # shells leave the ~ of --output=~/x alone
-        if name in flags.FLAGS and isinstance(value := flags.FLAGS[name].value, str):
-            flags.FLAGS[name].value = os.path.expanduser(value)
     return rest

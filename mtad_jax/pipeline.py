@@ -9,6 +9,7 @@ from typing import Any, Unpack, cast
 import numpy as np
 from jax.sharding import Mesh
 
+from mtad_jax import compilation
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.completions import Completion, TextStream, follow
@@ -27,7 +28,11 @@ _ROUNDS_BETWEEN_STOP_CHECKS = 8  # stop strings are looked for on the host
 
 
 class Pipeline:
-    """A target, and a draft if there is one, ready to continue texts."""
+    """A target, and a draft if there is one, ready to continue texts.
+
+    Making one keeps compiled programs on disk from then on, unless JAX was told otherwise; see
+    `mtad_jax.compilation.enable`.
+    """
 
     def __init__(self, target: LoadedModel, draft: LoadedModel | None = None):
         """Pair two models.
@@ -35,6 +40,7 @@ class Pipeline:
         Raises:
           ValueError: their vocabularies differ, naming the first difference.
         """
+        compilation.enable()
         self.target = target
         self.draft = None if draft is None else _same_vocabulary(target, draft)
 
@@ -65,6 +71,7 @@ class Pipeline:
             raise ValueError(f"shard_draft=True needs a {missing}: give one or leave it out")
         if draft is None and draft_int8:
             raise ValueError(f"draft_int8={draft_int8!r} needs a draft: give one or leave it out")
+        compilation.enable()  # int8 weights are compiled for as they are read
         folders: list[tuple[Any, dict[str, Any]]] = [
             (target, {"mesh": mesh, "int8": target_int8}),
             (draft, {"mesh": mesh, "int8": draft_int8, "replicated": not shard_draft}),

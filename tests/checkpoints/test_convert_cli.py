@@ -301,10 +301,11 @@ def test_verify_bounds_its_memory(tmp_path, monkeypatch):
         (ValueError(), 1, "error: ValueError\n"),
     ],
 )
-def test_cli_errors(capsys, error, code, line):
+def test_cli_errors(capsys, monkeypatch, error, code, line):
     def main(_):
         raise error
 
+    monkeypatch.setattr(cli, "leave", sys.exit)  # it ends the process, and this is the tests'
     with pytest.raises(SystemExit) as caught:
         cli.run(main, ["program"])
     assert caught.value.code == code
