@@ -17,8 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from mtad_jax.checkpoints.hf.configs import CONFIG, TOKEN_FIELDS
 from mtad_jax.checkpoints.hf.families import model_of
-from mtad_jax.checkpoints.hf.params import KeyLayout, check_params, to_params
+from mtad_jax.checkpoints.hf.params import (
+    KeyLayout,
+    check_params,
+    check_sizes,
+    flat_paths,
+    to_params,
+)
 from mtad_jax.checkpoints.hf.read import (
     SIDE_FILES,
     inner_file,
@@ -29,6 +36,7 @@ from mtad_jax.checkpoints.hf.read import (
 )
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, common_dtype
 from mtad_jax.devices.sharding import is_spec
+from mtad_jax.json_file import read_fields, shown
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.models.quantize import check_compute_dtype, quantize_param
@@ -154,7 +162,13 @@ def open_model(
     if _is_ours(path):
         read_metadata(path)
     config = read_config(path)
-    model = model_of(config).quantized(int8)
+    try:
+        model = model_of(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for name in TOKEN_FIELDS:
+        _token_ids(path, config, name)
+    model = model.quantized(int8)
     if mesh is None:
         return config, model
     try:
@@ -217,6 +231,7 @@ def _open_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if not _is_ours(path):
         return to_params(config, open_folder(path).tensors)[1]
     params = open_params(path)
+    check_sizes(config, flat_paths(params))
     check_params(model_of(config), params)
     return params
 
@@ -247,10 +262,14 @@ def _compute_dtype(dtype: Any, tree: Mapping[str, Any]) -> np.dtype:
 
 def _token_ids(path: Path, config: Mapping[str, Any], name: str) -> tuple[int, ...]:
     """Return the ids that a setting names: one, a list, or none."""
+    ids: list[int] = []
+    rows = config["vocab_size"]
     generation = read_json(path, "generation_config.json") or {}
-    found = generation.get(name)
-    found = config.get(name) if found is None else found
-    ids = [] if found is None else found if isinstance(found, list) else [found]
-    if not all(type(i) is int and i >= 0 for i in ids):
-        raise ValueError(f"{path}: {name}={found!r} must be a token id or a list of them")
+    for file, data in (("generation_config.json", generation), (CONFIG, config)):
+        found = read_fields(str(path / file), data, {name: TOKEN_FIELDS[name]})[name]
+        ids = ids or ([] if found is None else found if isinstance(found, list) else [found])
+        if name == "eos_token_id" and ids and max(ids) >= rows:
+            raise ValueError(
+                f"{path / file}: {name}={shown(found)} must be below vocab_size={rows}"
+            )
     return tuple(ids)

@@ -1,8 +1,6 @@
 """Llama 1, 2 and 3.x as a flax.linen module (and its relatives with the same shape)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,51 +115,3 @@ class Llama(nn.Module):
         else:
             logits = layers.Dense(c.vocab_size, ("embed", "vocab"), False, name="head")(x)
         return logits.astype(jnp.float32), None if cache is None else tuple(new)
-
-
-def llama_config(hf: Mapping[str, Any]) -> LlamaConfig:
-    """Read a Hugging Face `config.json` of model_type "llama".
-
-    Raises:
-      ValueError: unknown rope type or activation, naming what is supported.
-    """
-    if hf.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act={hf['hidden_act']!r}: Llama here supports only 'silu'")
-    heads = hf["num_attention_heads"]
-    theta, scaling = _rope(hf)
-    return LlamaConfig(
-        vocab_size=hf["vocab_size"],
-        embed_dim=hf["hidden_size"],
-        mlp_dim=hf["intermediate_size"],
-        num_layers=hf["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=hf.get("num_key_value_heads") or heads,
-        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
-        max_positions=hf.get("max_position_embeddings", 2048),
-        norm_eps=hf.get("rms_norm_eps", 1e-6),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tied_head=hf.get("tie_word_embeddings", False),
-        attention_bias=hf.get("attention_bias", False),
-        mlp_bias=hf.get("mlp_bias", False),
-    )
-
-
-def _rope(hf: Mapping[str, Any]) -> tuple[float, layers.RopeScaling | None]:
-    """Read rope settings in both spellings: `rope_scaling` (v4) and `rope_parameters` (v5)."""
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10000.0)))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind == "linear":
-        return theta, layers.RopeScaling(kind, float(rope["factor"]))
-    if kind == "llama3":
-        return theta, layers.RopeScaling(
-            kind,
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(rope["original_max_position_embeddings"]),
-        )
-    raise ValueError(f"rope type {kind!r} is not supported: default, linear and llama3 are")

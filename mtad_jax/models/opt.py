@@ -1,8 +1,6 @@
 """OPT (125m to 66b, 350m's post-norm form included) as a flax.linen module."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,34 +138,3 @@ class OPT(nn.Module):
         else:
             logits = layers.Dense(c.vocab_size, ("embed", "vocab"), False, name="head")(x)
         return logits.astype(jnp.float32), None if cache is None else tuple(new)
-
-
-def opt_config(hf: Mapping[str, Any]) -> OPTConfig:
-    """Read a Hugging Face `config.json` of model_type "opt".
-
-    Raises:
-      ValueError: unknown activation, naming what is supported.
-    """
-    activation = hf.get("activation_function", "relu")
-    if activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"activation_function={activation!r}: OPT here supports {sorted(_ACTIVATIONS)}"
-        )
-    pre_norm = hf.get("do_layer_norm_before", True)
-    return OPTConfig(
-        vocab_size=hf["vocab_size"],
-        embed_dim=hf["hidden_size"],
-        word_dim=hf.get("word_embed_proj_dim") or hf["hidden_size"],
-        mlp_dim=hf["ffn_dim"],
-        num_layers=hf["num_hidden_layers"],
-        num_heads=hf["num_attention_heads"],
-        max_positions=hf["max_position_embeddings"],
-        position_offset=2,
-        norm_eps=1e-5,  # torch's default, which OPT's code relies on
-        pre_norm=pre_norm,
-        final_norm=pre_norm and not hf.get("_remove_final_layer_norm", False),
-        use_bias=hf.get("enable_bias", True),
-        norm_affine=hf.get("layer_norm_elementwise_affine", True),
-        activation=activation,
-        tied_head=hf.get("tie_word_embeddings", True),
-    )

@@ -14,7 +14,8 @@ import sentencepiece
 import tokenizers as hf
 
 from mtad_jax.errors import one_line
-from mtad_jax.text.settings import AddedToken, TokenizerSettings, parse_json, read_json
+from mtad_jax.json_file import parse_object, read_object
+from mtad_jax.text.settings import AddedToken, TokenizerSettings
 from mtad_jax.text.token_bytes import SPACE, byte_piece, decoder_bytes
 
 # Appended to a model, this protobuf message is merged into it: normalizer_spec (field 3) with
@@ -139,7 +140,7 @@ def read_tokenizer_json(path: Path, settings: TokenizerSettings) -> Backend:
       ValueError: the library refuses the file, or its decoder does not join bytes.
     """
     text = path.read_bytes()
-    spec = parse_json(path, text)
+    spec = parse_object(path, text)
     try:
         tokenizer = hf.Tokenizer.from_buffer(text)
     except Exception as error:  # the library raises bare Exception
@@ -167,7 +168,7 @@ def read_vocab_and_merges(vocab: Path, merges: Path, settings: TokenizerSettings
     for path in (vocab, merges):
         if not path.is_file():
             raise ValueError(f"{path}: missing; vocab.json and merges.txt go together")
-    words = read_json(vocab)
+    words = read_object(vocab) or {}
     if not all(type(index) is int and index >= 0 for index in words.values()):
         raise ValueError(f"{vocab}: every value must be a token id")
     try:

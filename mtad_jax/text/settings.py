@@ -1,12 +1,11 @@
 """Reads the JSON files beside a tokenizer: special tokens, added tokens and switches."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtad_jax.errors import one_line
+from mtad_jax.json_file import Field, read_fields, read_object, switch
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -38,33 +37,6 @@ class TokenizerSettings:
     model: dict[str, Any]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; an absent file is an empty one.
-
-    Raises:
-      ValueError: the file is not JSON, or not an object.
-    """
-    try:
-        return parse_json(path, path.read_bytes())
-    except FileNotFoundError:
-        return {}
-
-
-def parse_json(path: Path, text: bytes) -> dict[str, Any]:
-    """Parses the JSON object that `path` holds.
-
-    Raises:
-      ValueError: the text is not JSON, or not an object.
-    """
-    try:
-        value = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {one_line(error)}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
 def _content(value: Any) -> str | None:
     """A token written as a string or as Hugging Face's {"content": ...}."""
     if isinstance(value, Mapping):
@@ -78,23 +50,64 @@ def _contents(value: Any) -> list[str]:
     return [token for token in found if token is not None]
 
 
+def _is_token(value: Any) -> bool:
+    return isinstance(value.get("content") if isinstance(value, Mapping) else value, str)
+
+
+def _are_tokens(value: Any) -> bool:
+    values = value.values() if isinstance(value, Mapping) else value
+    return isinstance(value, list | Mapping) and all(map(_is_token, values))
+
+
+def _is_decoder(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not all(map(str.isdecimal, value)):
+        return False
+    return all(isinstance(entry, Mapping) and _is_token(entry) for entry in value.values())
+
+
+_TOKEN = Field('a token, as a string or as {"content": ...},', _is_token, None, null=True)
+_TOKENS = Field("a list of tokens", _are_tokens, None, null=True)
+_MAYBE = switch(None, null=True)
+
+SPECIAL_FIELDS: Mapping[str, Field] = {
+    **dict.fromkeys(_ROLES, _TOKEN),
+    "additional_special_tokens": _TOKENS,
+    "extra_special_tokens": _TOKENS,
+}
+"""Settings of `special_tokens_map.json`."""
+
+TOKENIZER_FIELDS: Mapping[str, Field] = {
+    **SPECIAL_FIELDS,
+    **dict.fromkeys(("add_bos_token", "add_prefix_space", "legacy"), _MAYBE),
+    "added_tokens_decoder": Field('{id: {"content": token}, ...}', _is_decoder, None, null=True),
+}
+"""Settings of `tokenizer_config.json`."""
+
+
+def _read(path: Path, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Reads a JSON object with checked settings; an absent file is an empty one."""
+    data = read_object(path) or {}
+    read_fields(str(path), data, fields)
+    return data
+
+
 def read_settings(folder: Path) -> TokenizerSettings:
     """Reads the configuration files of `folder`, each of which may be absent.
 
     Raises:
       ValueError: one of them is not a JSON object, or has entries of the wrong kind.
     """
-    config = read_json(folder / "tokenizer_config.json")
-    merged = read_json(folder / "special_tokens_map.json") | config
+    config = _read(folder / "tokenizer_config.json", TOKENIZER_FIELDS)
+    merged = _read(folder / "special_tokens_map.json", SPECIAL_FIELDS) | config
     roles = {role: _content(merged[role]) for role in _ROLES if role in merged}
     extra = _contents(merged.get("additional_special_tokens"))
     extra += _contents(merged.get("extra_special_tokens"))
-    plain = read_json(folder / "added_tokens.json")
+    plain = _read(folder / "added_tokens.json", {})
     try:
         added = _added_tokens(plain, config, {*roles.values(), *extra})
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: malformed added tokens in its JSON files") from None
-    model = read_json(folder / "config.json") | read_json(folder / "generation_config.json")
+    model = _read(folder / "config.json", {}) | _read(folder / "generation_config.json", {})
     return TokenizerSettings(roles, config, added, extra, model)
 
 

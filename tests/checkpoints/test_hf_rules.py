@@ -133,15 +133,18 @@ def test_wrong_shape_and_dtype():
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ({"model_type": "gpt2"}, "model_type='gpt2' is not supported: use one of ['llama', 'opt']"),
-        ({"model_type": None}, "model_type=None is not supported"),
-        ({"model_type": ["llama"]}, "model_type=['llama'] is not supported"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' is not support"),
-        ({"rope_scaling": "linear"}, "rope_scaling=linear must be an object"),
+        (
+            {"model_type": "gpt2"},
+            "model_type=\"gpt2\" is not supported: use one of ['llama', 'opt']",
+        ),
+        ({"model_type": None}, "model_type=null is not supported"),
+        ({"model_type": ["llama"]}, 'model_type=["llama"] is not supported'),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, 'rope type "yarn" is not support'),
+        ({"rope_scaling": "linear"}, 'rope_scaling="linear" must be an object'),
         ({"rope_parameters": [1]}, "rope_parameters=[1] must be an object"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"hidden_act": "gelu"}, 'hidden_act="gelu" must be one of silu, swish'),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported: only 1.0 is"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not supported"),
+        ({"quantization_config": {"bits": 4}}, 'quantization_config={"bits": 4} is not supported'),
         ({"hidden_size": "wide"}, "config.json: "),
         ({"num_attention_heads": 0, "num_key_value_heads": 0}, "config.json: "),
     ],
@@ -153,7 +156,9 @@ def test_unsupported_config(change, wanted):
 
 def test_missing_setting():
     config = {name: value for name, value in LLAMA.items() if name != "hidden_size"}
-    assert message(families.model_of, config) == "config.json: setting 'hidden_size' is missing"
+    assert message(families.model_of, config) == (
+        "config.json: setting 'hidden_size' is missing: it must be a whole number from 1 to 1048576"
+    )
 
 
 def test_params_of_another_model():

@@ -8,7 +8,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hf_folders import LLAMA, LLAMA_TIED, random_tensors, write_folder
+from hf_folders import LLAMA, LLAMA_TIED, OPT, random_tensors, write_folder
 
 from checkpoints_convert import engine
 from mtad_jax.checkpoints import load as checkpoint
@@ -201,3 +201,94 @@ def test_home_folder(tmp_path, monkeypatch):
     loaded = checkpoint.load("~/own")
     save(loaded, "~/copy")
     assert (source.parent / "copy" / "params").is_dir() and not (tmp_path / "~").exists()
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+OLD = "original_max_position_embeddings"
+
+
+def rope_folder(folder, **change):
+    return write_folder(folder, LLAMA | change, random_tensors(LLAMA))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": LLAMA3},  # no length: that of the config
+        {"rope_scaling": LLAMA3 | {OLD: 16}, OLD: 16},
+        {"rope_scaling": LLAMA3, OLD: 32},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2}, OLD: 32},
+        {OLD: 32},
+        {"rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_scaling": None, "rope_parameters": LLAMA3 | {"rope_theta": 300.0}},
+        {"rope_scaling": LLAMA3 | {OLD: 16}, "rope_theta": 300.0},
+        {"rope_scaling": LLAMA3, "rope_parameters": LLAMA3},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}, "rope_theta": 300},
+        {"rope_scaling": {"type": "dynamic", "rope_type": "linear", "factor": 2.0}},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": None},
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_rotary_settings_as_transformers_takes_them(tmp_path, change):
+    check_like_transformers(rope_folder(tmp_path, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"rope_scaling": LLAMA3 | {OLD: 16}, "rope_parameters": {"rope_theta": 500000.0}},
+            ["rope_scaling={", "rope_parameters={", "disagree: keep the one that is meant"],
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 500000.0}, "rope_theta": 7},
+            ["rope_theta=7 and rope_parameters.rope_theta=500000.0 disagree"],
+        ),
+        (
+            {"rope_scaling": LLAMA3 | {OLD: 16}, OLD: 32},
+            [f"{OLD}=32 and rope_scaling.{OLD}=16 disagree"],
+        ),
+        (
+            {"rope_parameters": {"full_attention": LLAMA3}, "layer_types": ["full_attention"] * 2},
+            ["rope_parameters=", "must be an object of plain values"],
+        ),
+    ],
+)
+def test_rotary_settings_that_disagree_are_both_named(tmp_path, change, named):
+    text = message(rope_folder(tmp_path, **change))
+    assert text.startswith(f"{tmp_path}: config.json: ") and all(part in text for part in named)
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "wanted"),
+    [
+        (LLAMA, {"max_position_embeddings": None}, "must be a whole number from 1 to 2147483647"),
+        (LLAMA, {"max_position_embeddings": "64"}, 'max_position_embeddings="64" must be a whole'),
+        (LLAMA, {"vocab_size": 0}, "vocab_size=0 must be a whole number from 1 to"),
+        (LLAMA, {"vocab_size": 41}, "vocab_size=41, but it is 40 by "),
+        (LLAMA, {"hidden_size": 24}, "hidden_size=24, but it is 16 by "),
+        (LLAMA, {"intermediate_size": 25}, "intermediate_size=25, but it is 24 by "),
+        (LLAMA, {"mlp_bias": [1]}, "mlp_bias=[1] must be true or false"),
+        (LLAMA, {"rms_norm_eps": 2147483648}, "rms_norm_eps=2147483648 must be a number from 0 to"),
+        (LLAMA, {"num_hidden_layers": 2**63}, "num_hidden_layers=9223372036854775808 must be"),
+        (LLAMA, {"num_hidden_layers": 4096}, "num_hidden_layers=4096, but it is 2 by "),
+        (LLAMA, {"head_dim": 2**31}, "head_dim=2147483648 must be a whole number from 2 to"),
+        (LLAMA, {"head_dim": 5}, "head_dim=5 must be even"),
+        (LLAMA, {"num_key_value_heads": 3}, "num_key_value_heads=3 must divide num_attention_head"),
+        (LLAMA, {"eos_token_id": 40}, "eos_token_id=40 must be below vocab_size=40"),
+        (LLAMA, {"eos_token_id": "2"}, 'eos_token_id="2" must be a token id or a list of them'),
+        (OPT, {"max_position_embeddings": 63}, "max_position_embeddings=63, but it is 64 by "),
+        (OPT, {"ffn_dim": 23}, "ffn_dim=23, but it is 24 by "),
+        (OPT, {"num_attention_heads": 3}, "num_attention_heads=3 must divide hidden_size=16"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) and len(value) == 1 else "",
+)
+@pytest.mark.parametrize("ours", [False, True], ids=["theirs", "ours"])
+def test_settings_that_cannot_be_right(tmp_path, config, change, wanted, ours):
+    folder = write_folder(tmp_path / "hf", config, random_tensors(config))
+    if ours:
+        engine.from_hf(folder, tmp_path / "own")
+        folder = tmp_path / "own"
+    write_json(folder / "config.json", config | change)
+    text = message(folder)
+    assert str(folder) in text and wanted in text, text

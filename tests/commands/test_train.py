@@ -21,8 +21,8 @@ from experiments.training.data import Phase
 from experiments.training.loop import Trainer
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf.configs import llama_config
 from mtad_jax.devices.sharding import make_mesh, parse_mesh
-from mtad_jax.models.llama import llama_config
 from mtad_jax.models.protocol import BoundLM
 
 VOCAB = 400  # sentencepiece_folder's

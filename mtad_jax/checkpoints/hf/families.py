@@ -1,5 +1,6 @@
 """Hugging Face names of the supported families' tensors and settings, as data."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -9,9 +10,19 @@ from typing import Any, cast
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from mtad_jax.checkpoints.hf.configs import (
+    CONFIG,
+    LLAMA_SIZES,
+    OPT_SIZES,
+    ROPE,
+    Size,
+    llama_config,
+    opt_config,
+)
+from mtad_jax.json_file import shown
 from mtad_jax.models.linen import LinenLM, LMConfig
-from mtad_jax.models.llama import Llama, llama_config
-from mtad_jax.models.opt import OPT, opt_config
+from mtad_jax.models.llama import Llama
+from mtad_jax.models.opt import OPT
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Family:
 
     Attributes:
       config: reader of the `config.json`.
+      sizes: settings that the weights show, and where.
       module: our module for that config.
       rules: a rule for every parameter any member can have.
       prefix: of keys; exports of the bare model lack it.
@@ -45,6 +57,7 @@ class Family:
     """
 
     config: Callable[[Mapping[str, Any]], LMConfig]
+    sizes: Mapping[str, Size]
     module: Callable[[Any], nn.Module]
     rules: tuple[KeyRule, ...]
     prefix: str
@@ -117,6 +130,7 @@ _OPT_RULES = (
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(
         config=llama_config,
+        sizes=LLAMA_SIZES,
         module=Llama,
         rules=_LLAMA_RULES,
         prefix="model.",
@@ -126,6 +140,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "opt": Family(
         config=opt_config,
+        sizes=OPT_SIZES,
         module=OPT,
         rules=_OPT_RULES,
         prefix="model.",
@@ -146,7 +161,7 @@ def family_of(hf_config: Mapping[str, Any]) -> Family:
     kind = hf_config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
-            f"config.json: model_type={kind!r} is not supported: use one of {sorted(FAMILIES)}"
+            f"{CONFIG}: model_type={shown(kind)} is not supported: use one of {sorted(FAMILIES)}"
         )
     return FAMILIES[kind]
 
@@ -158,26 +173,29 @@ def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
       ValueError: unsupported architecture or setting, or an incomplete config.
     """
     family = family_of(hf_config)
-    setting = "rope_parameters" if hf_config.get("rope_parameters") else "rope_scaling"
-    rope = hf_config.get(setting) or {}
-    if not isinstance(rope, Mapping):
-        raise ValueError(f"config.json: {setting}={str(rope)[:80]} must be an object")
-    for name, value in family.fixed.items():
-        found = hf_config.get(name, rope.get(name, value))
-        if found != value:
-            found = str(found)[:80]
-            raise ValueError(f"config.json: {name}={found} is not supported: only {value} is")
-    try:
-        model = LinenLM(family.module(family.config(hf_config)))
-        shapes_of(model)
-    except KeyError as error:
-        raise ValueError(f"config.json: setting {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"config.json: {error}") from error
-    return model
+    rope = (hf_config.get(name) for name in ROPE)
+    for place in (hf_config, *(value for value in rope if isinstance(value, Mapping))):
+        for name, value in family.fixed.items():
+            found = place.get(name)
+            if found is not None and found != value:
+                raise ValueError(
+                    f"{CONFIG}: {name}={shown(found)} is not supported: only {shown(value)} is"
+                )
+    return LinenLM(family.module(family.config(hf_config)))
 
 
-@functools.lru_cache(maxsize=16)  # tracing a large model takes seconds
+@functools.lru_cache(maxsize=16)
 def shapes_of(model: LinenLM) -> Mapping[str, Any]:
-    """Return path → `jax.ShapeDtypeStruct` of a model's parameters, paths joined by "/"."""
-    return cast(Mapping[str, Any], flatten_dict(model.param_shapes(), sep="/"))
+    """Return path → `jax.ShapeDtypeStruct` of a model's parameters, paths joined by "/".
+
+    Only one layer is traced, as the others are like it: all of a large model take seconds.
+    """
+    config: Any = model.config
+    one = model.module.clone(config=dataclasses.replace(config, num_layers=1))
+    shapes = flatten_dict(dataclasses.replace(model, module=one).param_shapes(), sep="/")
+    out = {}
+    for path, shape in cast(Mapping[str, Any], shapes).items():
+        first, _, rest = path.partition("/")
+        layers = range(config.num_layers) if first == "layer_0" else ()
+        out |= {f"layer_{i}/{rest}": shape for i in layers} or {path: shape}
+    return out

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mtad_jax.checkpoints.hf.configs import CONFIG
 from mtad_jax.checkpoints.hf.families import Family, KeyRule, family_of, model_of, shapes_of
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor
 from mtad_jax.models.linen import LinenLM
@@ -56,10 +57,11 @@ def to_params(
         one with other values.
     """
     model, family = model_of(hf_config), family_of(hf_config)
-    rules = key_rules(hf_config, model)
     _check_wrapped(tensors)
     bare = not any(key.startswith(family.prefix) for key in tensors)
     full = {_full_key(key, family, bare): tensor for key, tensor in tensors.items()}
+    check_sizes(hf_config, _by_path(full, family))
+    rules = key_rules(hf_config, model)
     used = {rule.key for rule in rules.values()}
     tied = {k for k, same in family.tied.items() if k in full and k not in used and same in full}
     ignored = sorted(key for key in tensors if family.is_buffer(key))
@@ -101,7 +103,7 @@ def to_tensors(
     """
     model, family = model_of(hf_config), family_of(hf_config)
     check_params(model, params)
-    flat = _flat(params)
+    flat = flat_paths(params)
     out = {}
     for path, rule in key_rules(hf_config, model).items():
         out[rule.key] = flat[path].transposed() if rule.transpose else flat[path]
@@ -111,13 +113,38 @@ def to_tensors(
     return out | dict(ignored)
 
 
+def check_sizes(hf_config: Mapping[str, Any], params: Mapping[str, LazyTensor]) -> None:
+    """Check a config's settings against what its weights show, before anything is built.
+
+    Args:
+      hf_config: the `config.json`, in range.
+      params: by our path, the layers' numbers filled in; some or all.
+
+    Raises:
+      ValueError: a setting that disagrees, with the tensor that shows it.
+    """
+    found = []
+    for path, tensor in params.items():
+        if match := re.match(r"layer_(\d+)/", path):
+            found.append(("num_hidden_layers", int(match[1]) + 1, tensor))
+    found = [max(found, key=lambda item: item[1])] if found else []
+    for name, (path, axis, more) in family_of(hf_config).sizes.items():
+        tensor = params.get(path)
+        if tensor is not None and len(tensor.shape) > axis:
+            found.append((name, tensor.shape[axis] - more, tensor))
+    for name, size, tensor in found:
+        value = hf_config.get(name)
+        if value is not None and value != size:
+            raise ValueError(f"{CONFIG}: {name}={value}, but it is {size} by {tensor.name}")
+
+
 def check_params(model: LinenLM, params: Mapping[str, Any]) -> None:
     """Check that a tree (of anything with a shape) is the model's.
 
     Raises:
       ValueError: parameters that are unknown, missing, or of a wrong shape.
     """
-    flat, shapes = _flat(params), shapes_of(model)
+    flat, shapes = flat_paths(params), shapes_of(model)
     if flat.keys() != shapes.keys():
         raise ValueError(
             "parameters and config.json do not match: "
@@ -128,6 +155,20 @@ def check_params(model: LinenLM, params: Mapping[str, Any]) -> None:
         got, wanted = list(leaf.shape), list(shapes[path].shape)
         if got != wanted:
             raise ValueError(f"parameter {path}: shape {got}, config.json wants {wanted}")
+
+
+def _by_path(full: Mapping[str, LazyTensor], family: Family) -> dict[str, LazyTensor]:
+    """Return the tensors whose key a rule names, by our path and in our orientation."""
+    rules = {rule.key: rule for rule in family.rules}
+    out = {}
+    for key, tensor in full.items():
+        rule = rules.get(re.sub(r"\.\d+\.", ".{i}.", key, count=1))
+        if rule is not None:
+            number = re.search(r"\.(\d+)\.", key)
+            path = rule.path.format(i=number[1]) if number else rule.path
+            turned = rule.transpose and len(tensor.shape) == 2
+            out[path] = tensor.transposed() if turned else tensor
+    return out
 
 
 def _check_wrapped(tensors: Mapping[str, LazyTensor]) -> None:
@@ -166,8 +207,8 @@ def _check_tied(copy: LazyTensor, original: LazyTensor) -> None:
         )
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return path → leaf; plain dicts in and out, unlike flax's type says."""
+def flat_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return path, joined by "/", → leaf; plain dicts in and out, unlike flax's type says."""
     return cast(dict[str, Any], flatten_dict(tree, sep="/"))
 
 

@@ -1,6 +1,5 @@
 """Reads a Hugging Face folder: config, and weights as lazy tensors. Trusts nothing in it."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from mtad_jax.checkpoints.hf import torch_file
 from mtad_jax.checkpoints.hf.families import Family, family_of
 from mtad_jax.checkpoints.lazy import SAFETENSORS_DTYPES, Index, LazyTensor
+from mtad_jax.json_file import read_object
 
 SIDE_FILES = (
     "generation_config.json",
@@ -166,24 +166,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
       ValueError: not JSON, not an object, or a key twice.
     """
     file = inner_file(folder, name)
-    if file is None:
-        return None
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file}: holds a {type(data).__name__}, not a JSON object")
-    return data
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} appears twice")
-    return out
+    return None if file is None else read_object(file)
 
 
 def _read_weights(folder: Path, family: Family) -> dict[str, LazyTensor]:
