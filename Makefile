@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-heavy test-all lint benchmark clean
+.PHONY: help demo test test-fast test-heavy test-all mutants lint benchmark clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
@@ -32,6 +32,9 @@ test-heavy: $(TEST)  ## What `make test` leaves out: whole large plans, killed h
 	@$(BIN)/python -m pytest -q $(PYTEST_FLAGS) -m heavy
 
 test-all: test test-heavy  ## All tests
+
+mutants: $(TEST)  ## Plant small faults in the decoding rules, and see that the fast tests notice
+	@$(BIN)/python tests/mutation $(MUTANTS)
 
 lint: $(DEV)  ## Check style, imports between rooms, and types
 	@$(BIN)/ruff check .
