@@ -5,7 +5,6 @@ a table from id to bytes is all that decoding needs; `mtad_jax.text.tokenizer` b
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ import tokenizers as hf
 
 from mtad_jax.errors import one_line
 from mtad_jax.json_file import parse_object, read_object
-from mtad_jax.text.settings import AddedToken, TokenizerSettings
+from mtad_jax.text.added import AddedToken
+from mtad_jax.text.settings import TokenizerSettings
 from mtad_jax.text.token_bytes import SPACE, byte_piece, decoder_bytes
 
 # Appended to a model, this protobuf message is merged into it: normalizer_spec (field 3) with
 # add_dummy_prefix (field 3) false. The library has no setting for it.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+_ENTRY = ("content", *AddedToken._fields[1:-1])
 # Names for a folder whose files name no start or end token.
 _BOS_GUESSES = ("<s>", "<|begin_of_text|>", "<|endoftext|>")
 _EOS_GUESSES = ("</s>", "<|end_of_text|>", "<|endoftext|>")
@@ -52,8 +53,7 @@ class Backend:
 
 def _named_ids(vocabulary: Mapping[str, int], settings: TokenizerSettings) -> set[int]:
     """Ids of every token that the configuration calls special."""
-    named = [*settings.roles.values(), *settings.extra]
-    ids = {vocabulary[token] for token in named if token in vocabulary}
+    ids = {vocabulary[token.text] for token in settings.named if token.text in vocabulary}
     return ids | {token.id for token in settings.added if token.special}
 
 
@@ -79,7 +79,7 @@ def read_sentencepiece(path: Path, settings: TokenizerSettings) -> Backend:
         byte = byte_piece(piece) if model.is_byte(index) else None
         table[index] = byte or piece.replace(SPACE, " ").encode()
     marked = {i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i)}
-    literal = {*(pieces[index] for index in marked), *(token.text for token in settings.added)}
+    literal = [AddedToken(pieces[index], special=True) for index in sorted(marked)]
     prefixed = [p for p in pieces if p[:1] == SPACE and p[1:2] not in ("", SPACE)]
     strips = any(not model.decode([vocabulary[p]]).startswith(" ") for p in prefixed[:1])
     bos, eos = model.bos_id(), model.eos_id()
@@ -99,38 +99,69 @@ def read_sentencepiece(path: Path, settings: TokenizerSettings) -> Backend:
 
 def _with_added(path: Path, pieces: list[str], added: Iterable[AddedToken]) -> dict[str, int]:
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    for token in added:
-        taken = token.id < len(pieces) and pieces[token.id] != token.text
-        if taken or vocabulary.setdefault(token.text, token.id) != token.id:
-            raise ValueError(f"{path}: added token {token.text!r} cannot have id {token.id}")
+    for token in added:  # by id; a new one comes next, as the libraries number them
+        if vocabulary.setdefault(token.text, len(vocabulary)) != token.id:
+            raise ValueError(f"{path}: {_cannot_have(token)}")
     return vocabulary
+
+
+def _cannot_have(token: AddedToken) -> str:
+    """Says that a token's id is not the next one, or another's."""
+    return (
+        f"added token {token.text!r} cannot have id {token.id}: transformers numbers added tokens "
+        "from the end of the vocabulary on: number them so, all in one file"
+    )
 
 
 def _sentencepiece_encode(
     model: Any,
     bare: Any,
     vocabulary: Mapping[str, int],
-    literal: set[str],
+    literal: list[AddedToken],
     settings: TokenizerSettings,
 ) -> Callable[[str], list[int]]:
     """Sentencepiece's encoding with literal special tokens recognised, as Hugging Face does.
 
     A chat prompt of Llama 2 spells `</s><s>[INST]`; plain sentencepiece would spell it out.
     """
-    split = re.compile("|".join(map(re.escape, sorted(literal, key=len, reverse=True))) or "(?!)")
+    # The library finds the tokens; all text between two of them is one unknown word to it.
+    finder = hf.Tokenizer(hf.models.WordLevel({"": 0}, unk_token=""))
+    finder.add_tokens([*map(_entry, _looked_for(settings, vocabulary, literal))])
     # Hugging Face's `legacy` puts a dummy prefix after every special token, not only at the start.
     after_special = bare if settings.flags.get("legacy") is False else model
 
     def encode(text: str) -> list[int]:
+        found = finder.encode(text, add_special_tokens=False)
         ids: list[int] = []
-        start, segment = 0, model
-        for match in split.finditer(text):
-            ids += segment.encode(text[start : match.start()])
-            ids.append(vocabulary[match[0]])
-            start, segment = match.end(), after_special
-        return ids + segment.encode(text[start:])
+        for index, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if index:
+                ids.append(vocabulary[str(finder.id_to_token(index))])
+            else:
+                ids += (after_special if start else model).encode(text[start:end])
+        return ids
 
     return encode
+
+
+def _looked_for(
+    settings: TokenizerSettings, vocabulary: Mapping[str, int], model: Iterable[AddedToken] = ()
+) -> list[AddedToken]:
+    """Tokens to look for in a text, each as the first says that has it: as in transformers.
+
+    `model` are special tokens of the model file itself; a configuration's names do not change their
+    flags. A special token that no id belongs to stays text: transformers would give it one that the
+    model has no row for.
+    """
+    found: dict[str, AddedToken] = {}
+    for token in [*settings.added, *model, *settings.named]:
+        if token.id >= 0 or token.text in vocabulary:
+            found.setdefault(token.text, token)
+    return list(found.values())
+
+
+def _entry(token: AddedToken) -> hf.AddedToken:
+    given: dict[str, Any] = dict(zip(_ENTRY, token[:-1], strict=True))
+    return hf.AddedToken(**given)
 
 
 def read_tokenizer_json(path: Path, settings: TokenizerSettings) -> Backend:
@@ -149,7 +180,12 @@ def read_tokenizer_json(path: Path, settings: TokenizerSettings) -> Backend:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     entries = spec.get("added_tokens") or []
-    added = [AddedToken(t["id"], t["content"], t.get("special", False)) for t in entries]
+    own = [AddedToken(t["content"], t.get("special", False), id=t["id"]) for t in entries]
+    taken = {token.id for token in own}
+    if "added_tokens_decoder" not in settings.flags:  # an older file's token yields to this one's
+        later = [token for token in settings.added if token.id not in taken]
+        settings = dataclasses.replace(settings, added=later)
+    added = own + _add_tokens(tokenizer, settings)
     backend = _from_library(path, tokenizer, added, spec.get("decoder"), settings)
     started = _template_start(spec.get("post_processor"))
     guesses = {
@@ -183,26 +219,30 @@ def read_vocab_and_merges(vocab: Path, merges: Path, settings: TokenizerSettings
     opt = marked or settings.model.get("model_type") == "opt"
     bos_guesses = ("</s>",) if opt else _BOS_GUESSES
     guesses = {"bos_token": _first(bos_guesses, words), "eos_token": _first(_EOS_GUESSES, words)}
-    settings = dataclasses.replace(
-        settings, roles={**guesses, "pad_token": "<pad>", **settings.roles}
-    )
-    added = _add_tokens(vocab, tokenizer, words, settings)
+    roles = {**guesses, "pad_token": "<pad>"}
+    guessed = [
+        AddedToken(t, special=True) for r, t in roles.items() if t and r not in settings.roles
+    ]
+    settings = dataclasses.replace(settings, named=settings.named + guessed)
+    added = _add_tokens(tokenizer, settings)
     backend = _from_library(vocab, tokenizer, added, {"type": "ByteLevel"}, settings)
     return dataclasses.replace(backend, roles=guesses, adds_bos=opt)
 
 
-def _add_tokens(
-    vocab: Path, tokenizer: hf.Tokenizer, words: Mapping[str, int], settings: TokenizerSettings
-) -> list[AddedToken]:
+def _add_tokens(tokenizer: hf.Tokenizer, settings: TokenizerSettings) -> list[AddedToken]:
     """Has the library recognise every special or added token spelled out in a text."""
-    named = {t for t in [*settings.roles.values(), *settings.extra] if t is not None and t in words}
-    named -= {token.text for token in settings.added}
-    added = [AddedToken(words[t], t, True) for t in sorted(named, key=words.__getitem__)]
-    added += settings.added
-    for token in added:
-        entry = hf.AddedToken(token.text, normalized=False, special=token.special)
-        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([entry])
-    return added
+    words = tokenizer.get_vocab(with_added_tokens=True)
+    there = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
+    spelt = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    found = _looked_for(settings, words)
+    tokenizer.add_tokens(
+        [
+            entry
+            for token, entry in ((token, _entry(token)) for token in found)
+            if repr(entry) not in there and (token.id >= 0 or token.text not in spelt)
+        ]
+    )
+    return [t if t.id >= 0 else t._replace(id=words[t.text]) for t in found]
 
 
 def _from_library(
@@ -219,7 +259,7 @@ def _from_library(
     for token in added:
         if vocabulary.get(token.text) != token.id:
             # The library renumbers such a token without a word: no row of the model is its own.
-            raise ValueError(f"{path}: added token {token.text!r} cannot have id {token.id}")
+            raise ValueError(f"{path}: {_cannot_have(token)}")
     to_bytes, strip = decoder_bytes(path, decoder)
     table = {index: to_bytes(token) for token, index in vocabulary.items()}
     if decoder is not None:

@@ -1,21 +1,19 @@
 """Reads the JSON files beside a tokenizer: special tokens, added tokens and switches."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mtad_jax.json_file import Field, read_fields, read_object, switch
-
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
-
-
-class AddedToken(NamedTuple):
-    """A token beyond the trained vocabulary, or a special one within it."""
-
-    id: int
-    text: str
-    special: bool
+from mtad_jax.text.added import (
+    ROLES,
+    AddedToken,
+    content_of,
+    named_tokens,
+    older_tokens,
+    tokens_by_id,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,28 +24,15 @@ class TokenizerSettings:
       roles: special tokens by role (`bos_token` and so on); absent and null are different things.
       flags: the rest of `tokenizer_config.json`.
       added: tokens added to the vocabulary, by id.
-      extra: further special tokens.
+      named: the special tokens of `roles` and further ones, as they are looked for in a text.
       model: `config.json`, overlaid with `generation_config.json`.
     """
 
     roles: dict[str, str | None]
     flags: dict[str, Any]
     added: list[AddedToken]
-    extra: list[str]
+    named: list[AddedToken]
     model: dict[str, Any]
-
-
-def _content(value: Any) -> str | None:
-    """A token written as a string or as Hugging Face's {"content": ...}."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
-def _contents(value: Any) -> list[str]:
-    values = value.values() if isinstance(value, Mapping) else value or []
-    found = [_content(item) for item in values] if isinstance(values, Iterable) else []
-    return [token for token in found if token is not None]
 
 
 def _is_token(value: Any) -> bool:
@@ -70,7 +55,7 @@ _TOKENS = Field("a list of tokens", _are_tokens, None, null=True)
 _MAYBE = switch(None, null=True)
 
 SPECIAL_FIELDS: Mapping[str, Field] = {
-    **dict.fromkeys(_ROLES, _TOKEN),
+    **dict.fromkeys(ROLES, _TOKEN),
     "additional_special_tokens": _TOKENS,
     "extra_special_tokens": _TOKENS,
 }
@@ -98,27 +83,17 @@ def read_settings(folder: Path) -> TokenizerSettings:
       ValueError: one of them is not a JSON object, or has entries of the wrong kind.
     """
     config = _read(folder / "tokenizer_config.json", TOKENIZER_FIELDS)
-    merged = _read(folder / "special_tokens_map.json", SPECIAL_FIELDS) | config
-    roles = {role: _content(merged[role]) for role in _ROLES if role in merged}
-    extra = _contents(merged.get("additional_special_tokens"))
-    extra += _contents(merged.get("extra_special_tokens"))
-    plain = _read(folder / "added_tokens.json", {})
+    # As transformers: `added_tokens_decoder` goes before the two older files, which then say
+    # nothing.
+    special = _read(folder / "special_tokens_map.json", SPECIAL_FIELDS)
+    newer = "added_tokens_decoder" in config
+    merged = config if newer else config | special
+    roles = {role: content_of(merged[role]) for role in ROLES if role in merged}
+    older = _read(folder / "added_tokens.json", {})
     try:
-        added = _added_tokens(plain, config, {*roles.values(), *extra})
+        added = tokens_by_id(config) if newer else older_tokens(older, merged)
+        named = named_tokens(merged)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: malformed added tokens in its JSON files") from None
     model = _read(folder / "config.json", {}) | _read(folder / "generation_config.json", {})
-    return TokenizerSettings(roles, config, added, extra, model)
-
-
-def _added_tokens(
-    plain: Mapping[str, Any], config: Mapping[str, Any], special: set[str | None]
-) -> list[AddedToken]:
-    """Tokens of `added_tokens.json`, overlaid with those of the newer `added_tokens_decoder`."""
-    added = {int(i): AddedToken(int(i), text, text in special) for text, i in plain.items()}
-    for index, entry in (config.get("added_tokens_decoder") or {}).items():
-        token = AddedToken(int(index), str(entry["content"]), entry.get("special") is True)
-        added[token.id] = token
-    if min(added, default=0) < 0:
-        raise ValueError("negative id")
-    return [added[index] for index in sorted(added)]
+    return TokenizerSettings(roles, config, added, named, model)

@@ -257,6 +257,7 @@ def test_configuration_names_special_tokens(tmp_path):
     assert loaded.bos_id is None and loaded.encode("hi") == plain.encode("hi", add_bos=False)
     write(folder / "tokenizer_config.json", {"add_bos_token": False})
     assert load_tokenizer(folder).encode("hi") == plain.encode("hi", add_bos=False)
+    (folder / "special_tokens_map.json").unlink()
     write(folder / "tokenizer_config.json", {"eos_token": "<nowhere>"})
     with pytest.raises(ValueError, match="eos_token '<nowhere>' is not in the vocabulary"):
         load_tokenizer(folder)
@@ -273,14 +274,15 @@ def test_gpt2_style_folder_adds_no_start_token(tmp_path):
 def test_added_tokens(tmp_path, kind):
     folder = tiny.FOLDERS[kind](tmp_path / "m")
     size = load_tokenizer(folder).vocab_size
-    write(folder / "added_tokens.json", {"<|im_end|>": size})
-    pad = {"content": "[PAD]", "special": True}
-    write(folder / "tokenizer_config.json", {"added_tokens_decoder": {str(size + 1): pad}})
+    end, pad = {"content": "<|im_end|>"}, {"content": "[PAD]", "special": True}
+    both = {str(size): end, str(size + 1): pad}
+    write(folder / "tokenizer_config.json", {"added_tokens_decoder": both})
     ours = load_tokenizer(folder)
     assert ours.vocab_size == size + 2
     ids = ours.encode("a<|im_end|>[PAD]")
     assert ids[-2:] == [size, size + 1]
     assert ours.decode(ids) == "a<|im_end|>"
+    (folder / "tokenizer_config.json").unlink()
     write(folder / "added_tokens.json", {"<|im_end|>": 5})
     with pytest.raises(ValueError, match="'<|im_end|>' cannot have id 5"):
         load_tokenizer(folder)
