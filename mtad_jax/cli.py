@@ -1,6 +1,8 @@
 """Run a command line program so that every expected failure is one line on stderr."""
 
 import contextlib
+import functools
+import itertools
 import os
 import signal
 import sys
@@ -11,14 +13,15 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from mtad_jax import compilation
+from mtad_jax.cli_help import help_text
 from mtad_jax.errors import one_line
 
-# --help shows the flags of the program, and --compilation_cache belongs to whichever runs.
-flags.disclaim_key_flags()
+HELP_TOPIC = "Compiled programs"
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
 EXPECTED = (KeyboardInterrupt, ValueError, OSError, flags.Error)
 """Failures that `tell` can tell; any other is a mistake of ours."""
+_HELP = ("--help", "-help", "-h", "-?", "--helpshort", "--helpfull")
 GRACE_S = 1.0
 """Seconds that an interrupted program has to notice; a compiler that runs does not."""
 
@@ -55,7 +58,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
             leave(code)
         return code
 
-    app.run(guarded, argv=None if argv is None else list(argv), flags_parser=_parse)
+    parse = functools.partial(_parse, about=sys.modules[main.__module__].__doc__ or "")
+    app.run(guarded, argv=None if argv is None else list(argv), flags_parser=parse)
     sys.exit(0)
 
 
@@ -130,8 +134,11 @@ def _define_flags(values: flags.FlagValues) -> None:
         )  # fmt: skip
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parse absl flags without the usage text that absl prints around an error."""
+def _parse(argv: Sequence[str], about: str) -> list[str]:
+    """Parse absl flags without the usage text that absl prints around an error or for --help."""
+    if any(word in _HELP for word in itertools.takewhile(lambda word: word != "--", argv[1:])):
+        print(help_text(flags.FLAGS, about), end="")
+        sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:

@@ -9,9 +9,7 @@ from jax.sharding import Mesh
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
 
-# --help shows the flags of the program, and these belong to whichever program defines them.
-flags.disclaim_key_flags()
-
+HELP_TOPIC = "Models, and where they lie"
 INT8_FLAGS = ("target_int8", "draft_int8")
 
 

@@ -21,7 +21,7 @@ from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import Request
 from mtad_jax.registry import Setting, find, make, settings_of
 
-flags.disclaim_key_flags()
+HELP_TOPIC = "The decoding rule, and settings of rules"
 
 _RENAMED = {"draft": "draft_kind"}  # --draft is the draft model
 _DEFINE = {

@@ -30,7 +30,7 @@ from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp
 
 # --help shows the flags of the program, and these belong to whichever program defines them.
-flags.disclaim_key_flags()
+HELP_TOPIC = "Texts: their tokens, length, end and number"
 
 
 @dataclasses.dataclass(frozen=True)

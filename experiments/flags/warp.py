@@ -8,7 +8,7 @@ from absl import flags
 from mtad_jax.decode.warp import Warp, check_warp
 
 # --help shows the flags of the program, and these belong to whichever program defines them.
-flags.disclaim_key_flags()
+HELP_TOPIC = "Sharpening of the distributions"
 
 TEMPERATURE, TOP_K, TOP_P, TAU = 1.0, 10, 0.9, 0.5  # of the paper's experiments
 _WARP_FLAGS = ("temperature", "top_k", "top_p", "min_p")

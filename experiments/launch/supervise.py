@@ -31,6 +31,8 @@ from mtad_jax import cli
 from mtad_jax.devices.hosts import Place, checkpoint_digest, code_digest, find_place, join
 from mtad_jax.registry import find
 
+HELP_TOPIC = "Several hosts"
+
 _NAMES = ("coordinator", "num_processes", "process_id", "join_timeout", "supervisor")
 # The texts do not depend on these; of checkpoints the content is compared, not the name.
 _FREE = (*_NAMES, "target", "draft", "output", "overwrite", "resume")
