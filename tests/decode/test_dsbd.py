@@ -15,7 +15,7 @@ from mtad_jax.decode.drafters.beam import Beam
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.pairs import PairDraws
 from mtad_jax.decode.request import Request
-from mtad_jax.decode.verifiers.dsbd import DynamicWidth
+from mtad_jax.decode.verifiers.dsbd import DynamicWidth, _emit, _Stop
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.pair_tests import dynamic_width
 from mtad_jax.decode.warp import Warp
@@ -76,6 +76,29 @@ def test_one_beam_is_speculative_sampling():
     )
     assert {row: r.drafted for row, r in got.items()} == {row: r.drafted for row, r in want.items()}
     assert len({len(r.drafted) for r in want.values()}) > 1
+
+
+@pytest.mark.parametrize(
+    ("passed", "wanted", "leaf", "token"),
+    [
+        ((True, False), 2, 5, 1),  # slot 1 is drawn from R: pair (1, 1), P = 0.3 > 0.2
+        ((True, False), 1, 4, 0),  # no slot is left for a draw
+        ((False, False), 2, 4, 1),  # slot 0 from R (0.3), slot 1 from P: pair (0, 1), 0.5
+        ((False, False), 1, 5, 1),
+    ],
+)
+def test_slots_that_are_left_are_filled_and_the_likeliest_is_emitted(
+    passed, wanted, leaf, token, monkeypatch
+):
+    """Without noise a draw is the likeliest pair. Draw 0 is pair (0, 0) with P = 0.2."""
+    monkeypatch.setattr(random, "gumbel", lambda keys, shape: jnp.zeros((1, *shape)))
+    p, rest = jnp.array([[[0.2, 0.5], [0.0, 0.3]]]), jnp.array([[[0.0, 0.0], [0.0, 1.0]]])
+    passed, zero = jnp.array([passed]), jnp.zeros((1, 2), jnp.int32)
+    stop = _Stop(
+        jnp.array([4]), jnp.array([True]), jnp.array([wanted]), p, rest, (zero, zero), passed,
+        jnp.where(passed, 0.2, 0.0),
+    )  # fmt: skip
+    assert [int(x[0]) for x in _emit(stop, None)] == [leaf, token]  # type: ignore[arg-type]
 
 
 BAD = {
