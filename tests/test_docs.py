@@ -14,6 +14,7 @@ from mtad_jax.recipes import RECIPES
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if p.name != "CHANGELOG.md")
 PROGRAMS = (benchmark, calibrate, demo, generate, plan, quantization)
+CLI = ROOT / "mtad_jax" / "cli.py"  # what all programs have
 OTHERS = {
     "config",  # of train, by ml_collections
     "strategy",  # of the conformance suite
@@ -82,7 +83,7 @@ def known_flags():
         values = flags.FlagValues()
         module.define_flags(values)
         names |= set(values)
-    for path in (*ROOT.glob("checkpoints_convert/*.py"), *ROOT.glob("experiments/*.py")):
+    for path in (*ROOT.glob("checkpoints_convert/*.py"), *ROOT.glob("experiments/*.py"), CLI):
         names |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text_of(path)))
     return names | OTHERS
 
