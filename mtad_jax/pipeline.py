@@ -10,11 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mtad_jax import compilation
+from mtad_jax.batches import Batch, make_batches, with_progress
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.completions import Completion, TextStream, follow
+from mtad_jax.decode import arguments
 from mtad_jax.decode import generate as engine
-from mtad_jax.decode.checks import check_draft, check_ends, check_prompts
+from mtad_jax.decode.arguments import as_prompt, as_prompts
+from mtad_jax.decode.checks import check_count, check_draft, check_ends, check_prompts
 from mtad_jax.decode.loop import ALL_ROUNDS
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
@@ -23,6 +26,9 @@ from mtad_jax.models.protocol import BoundLM
 from mtad_jax.text import tokenizer as tokenizers
 from mtad_jax.text.stream import StopTrimmer
 from mtad_jax.types import Int
+
+Prompts = str | Sequence[str | Sequence[int]]
+"""One text; or texts and token ids, in any mixture."""
 
 _ROUNDS_BETWEEN_STOP_CHECKS = 8  # stop strings are looked for on the host
 
@@ -39,7 +45,14 @@ class Pipeline:
 
         Raises:
           ValueError: their vocabularies differ, naming the first difference.
+          TypeError: one is no `LoadedModel`.
         """
+        for name, model in (("target", target), ("draft", draft)):
+            if not isinstance(model, LoadedModel) and (model is not None or name == "target"):
+                raise TypeError(
+                    f"{name} is a {type(model).__name__}, not a LoadedModel: give "
+                    f"{name}=mtad_jax.load(folder), or open folders by Pipeline.load"
+                )
         compilation.enable()
         self.target = target
         self.draft = None if draft is None else _same_vocabulary(target, draft)
@@ -76,7 +89,7 @@ class Pipeline:
             (target, {"mesh": mesh, "int8": target_int8}),
             (draft, {"mesh": mesh, "int8": draft_int8, "replicated": not shard_draft}),
         ]
-        folders = [(path, how) for path, how in folders if path is not None]
+        folders = folders[: 1 if draft is None else 2]
         for path, how in folders:
             checkpoint.open_model(path, **how)
         return cls(*(checkpoint.load(path, dtype=dtype, **how) for path, how in folders))
@@ -99,21 +112,25 @@ class Pipeline:
 
     def __call__(
         self,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Prompts,
         *,
         strategy: Strategy,
         stop: Sequence[str] = (),
+        batch_size: int | None = None,
         **settings: Unpack[Settings],
     ) -> list[Completion]:
-        """Continue prompts as one batch.
+        """Continue prompts, in one batch or in several; on a terminal several show their progress.
 
         Args:
-          prompts: texts, or token ids taken as they are.
+          prompts: texts, or token ids taken as they are; a text alone is one prompt.
           strategy: the decoding rule; see `mtad_jax.recipes`.
           stop: strings that end a text, each text at its own first one; it is cut right before
             it, and ids, log-probabilities and counters with it. One may be a special token, or
             hold one: they are looked for in the text with special tokens. `min_new_tokens` holds
             back end tokens only, not these (as Hugging Face's).
+          batch_size: prompts decoded together; None: all. More where a mesh splits the rows of a
+            batch. Every batch is filled up, with repeats that are dropped, so that all of them
+            share programs; texts are those of one batch of all prompts.
           **settings: see `mtad_jax.decode.settings.Settings`; here `eos_id` None means the
             checkpoint's end tokens, and () none.
 
@@ -122,9 +139,18 @@ class Pipeline:
 
         Raises:
           ValueError: as `mtad_jax.generate`; an empty prompt; text without a tokenizer.
+          TypeError: an argument is not of its kind.
         """
+        ids = self._ids(prompts)
         rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else ALL_ROUNDS
-        return list(self._run(prompts, strategy, stop, rounds, settings))[-1][1]
+        batches = self._batches(len(ids), batch_size, settings)
+        if len(batches) > 1:  # what a late one would refuse is refused before the first
+            self._check(ids, strategy, stop, settings)
+        found: list[Completion] = []
+        for batch in with_progress(batches):
+            steps = self._run(ids, batch, strategy, stop, rounds, settings)
+            found += list(steps)[-1][1][: batch.rows]
+        return found
 
     def stream(
         self,
@@ -151,12 +177,14 @@ class Pipeline:
             raise ValueError(
                 f"samples={settings.get('samples')}: a stream is one text: call the pipeline itself"
             )
-        run = self._run([prompt], strategy, stop, rounds, settings)
+        ids = [self.encode(prompt)]
+        [batch] = self._batches(1, None, settings)
+        run = self._run(ids, batch, strategy, stop, rounds, settings)
         return TextStream((pieces[0], (done or [None])[0]) for pieces, done in run)
 
     def results(
         self,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Prompts,
         *,
         strategy: Strategy,
         rounds: int,
@@ -164,22 +192,13 @@ class Pipeline:
     ) -> Iterator[DecodeResult]:
         """Continue prompts as `mtad_jax.stream` does: ids and counters after every `rounds` rounds.
 
-        Args and raises: as `__call__` and `stream`.
+        Args and raises: as `__call__` and `stream`; one batch, not filled up.
         """
-        ids, length = self.padded(prompts)
-        return engine.stream(
-            self.target.lm,
-            ids,
-            length,
-            strategy=strategy,
-            draft=self._draft_of(strategy),
-            rounds=rounds,
-            **self._with_ends(settings),
-        )
+        return self._results(self._ids(prompts), strategy, rounds, settings)
 
     def check(
         self,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Prompts,
         *,
         strategy: Strategy,
         stop: Sequence[str] = (),
@@ -189,64 +208,94 @@ class Pipeline:
 
         Args and raises: as `__call__`; nothing is compiled.
         """
-        self._check_stop(stop)
-        target = self.target.lm
-        _, length = check_prompts(*self.padded(prompts), target.vocab_size)
-        draft = check_draft(target, self._draft_of(strategy), strategy)
-        settings = self._with_ends(settings)
-        check_settings(settings, length, strategy=strategy, target=target, draft=draft)
+        self._check(self._ids(prompts), strategy, stop, settings)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return a prompt's token ids.
 
         Raises:
-          ValueError: no token is left, an id is out of range, or text is given and there is no
-            tokenizer.
+          ValueError: no token is left, or text is given and there is no tokenizer; an id that the
+            model does not have.
+          TypeError: neither text nor token ids.
         """
-        if isinstance(prompt, str):
-            if self.target.tokenizer is None:
-                raise ValueError("the checkpoint has no tokenizer files: give prompts as token ids")
-            ids = self.target.tokenizer.encode(prompt)
-        else:
-            ids = [int(i) for i in prompt]
-        if not ids:
-            raise ValueError("the prompt is empty and the tokenizer has no start token: give text")
-        vocab = self.target.lm.vocab_size
-        bad = next((i for i in ids if not 0 <= i < vocab), None)
-        if bad is not None:  # some are too large for an array, which could say so otherwise
-            raise ValueError(f"the prompt holds id {bad}, outside [0, {vocab - 1}]")
-        return ids
+        return self._encode(as_prompt(prompt), "the prompt")
 
-    def padded(
-        self, prompts: Sequence[str | Sequence[int]]
-    ) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, " B"]]:
+    def padded(self, prompts: Prompts) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, " B"]]:
         """Return prompts as ids [B, P], padded on the right, and their lengths [B].
 
         Raises:
           ValueError: as `encode`; there is no prompt.
+          TypeError: as `encode`.
         """
-        if not prompts:
-            raise ValueError("prompts is empty: give at least one")
-        ids = [self.encode(prompt) for prompt in prompts]
-        length = np.array([len(prompt) for prompt in ids])
-        padded = np.zeros((len(ids), length.max()), np.int64)
-        for row, prompt in zip(padded, ids, strict=True):
-            row[: len(prompt)] = prompt
-        return padded, length
+        return _pad(self._ids(prompts))
+
+    def _ids(self, prompts: Prompts) -> list[list[int]]:
+        """Return each prompt's token ids; the one place where a call's prompts are encoded."""
+        return [self._encode(p, f"prompts[{i}]") for i, p in enumerate(as_prompts(prompts))]
+
+    def _encode(self, prompt: str | list[int], name: str) -> list[int]:
+        """Return a prompt's token ids, checked; errors call it by this name."""
+        if not isinstance(prompt, str):
+            ids = prompt
+        elif self.target.tokenizer is None:
+            raise ValueError("the checkpoint has no tokenizer files: give prompts as token ids")
+        else:
+            ids = self.target.tokenizer.encode(prompt)
+        if not ids:
+            raise ValueError(f"{name} is empty and the tokenizer has no start token: give text")
+        vocab = self.target.lm.vocab_size
+        for i in ids:
+            if not 0 <= i < vocab:
+                raise ValueError(f"{name} holds id {i}, outside [0, {vocab - 1}]")
+        return ids
+
+    def _batches(self, prompts: int, size: int | None, settings: Settings) -> list[Batch]:
+        """Share out a call's prompts."""
+        arguments.check_names(settings, Settings.__annotations__)
+        seed, row_ids = settings.get("seed", 0), settings.get("row_ids")
+        samples = check_count("samples", settings.get("samples", 1), 1)
+        return make_batches(
+            prompts, size, samples, seed=seed, row_ids=row_ids, mesh=self.target.lm.mesh
+        )
+
+    def _check(
+        self, ids: list[list[int]], strategy: Strategy, stop: Sequence[str], settings: Settings
+    ) -> None:
+        """Check a call on the host."""
+        self._check_stop(stop)
+        target = self.target.lm
+        draft = check_draft(target, self._draft_of(strategy), strategy)
+        _, length = check_prompts(*_pad(ids), target.vocab_size)
+        settings = self._with_ends(settings)
+        check_settings(settings, length, strategy=strategy, target=target, draft=draft)
+
+    def _results(
+        self, ids: list[list[int]], strategy: Strategy, rounds: int, settings: Settings
+    ) -> Iterator[DecodeResult]:
+        """Check and start a call on token ids."""
+        padded, length = _pad(ids)
+        draft, settings = self._draft_of(strategy), self._with_ends(settings)
+        return engine.stream(
+            self.target.lm, padded, length, strategy=strategy, draft=draft, rounds=rounds,
+            **settings,
+        )  # fmt: skip
 
     def _run(
         self,
-        prompts: Sequence,
+        ids: list[list[int]],
+        batch: Batch,
         strategy: Strategy,
         stop: Sequence[str],
         rounds: int,
         settings: Settings,
     ) -> Iterator[tuple[list[str], list[Completion]]]:
-        """Check and start a call; see `follow`."""
+        """Check and start the call of one batch of these prompts; see `follow`."""
         self._check_stop(stop)
-        results = self.results(prompts, strategy=strategy, rounds=rounds, **settings)
+        streams = {"seed": batch.seed, "row_ids": batch.row_ids}
+        prompts = [ids[i] for i in batch.index]
+        results = self._results(prompts, strategy, rounds, cast(Settings, settings | streams))
         samples, tokenizer = int(settings.get("samples", 1)), self.target.tokenizer
-        ids = [ids for ids in map(self.encode, prompts) for _ in range(samples)]
+        ids = [ids for ids in prompts for _ in range(samples)]
         trimmers = [StopTrimmer(tokenizer, stop) if tokenizer else None for _ in ids]
         ends = check_ends(self._with_ends(settings).get("eos_id"), self.target.lm.vocab_size)
         return follow(results, ids, trimmers, ends.tolist())
@@ -264,12 +313,23 @@ class Pipeline:
 
     def _draft_of(self, strategy: Strategy) -> BoundLM | None:
         """Return the draft where the rule uses one."""
+        arguments.check_strategy(strategy)
         return self.draft.lm if self.draft and strategy.needs_draft else None
 
     def _with_ends(self, settings: Settings) -> Settings:
         """Return settings whose end tokens are the checkpoint's where none were given."""
+        arguments.check_names(settings, Settings.__annotations__)
         ends = settings.get("eos_id")
         return cast(Settings, settings | {"eos_id": self.target.eos_ids if ends is None else ends})
+
+
+def _pad(ids: list[list[int]]) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, " B"]]:
+    """Return token ids as an array, padded on the right, and their lengths."""
+    length = np.array([len(prompt) for prompt in ids])
+    padded = np.zeros((len(ids), length.max()), np.int64)
+    for row, prompt in zip(padded, ids, strict=True):
+        row[: len(prompt)] = prompt
+    return padded, length
 
 
 def _same_vocabulary(target: LoadedModel, draft: LoadedModel) -> LoadedModel:

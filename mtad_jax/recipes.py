@@ -4,7 +4,7 @@
 design. `docs/strategies.md` has the table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters.beam import Beam
@@ -131,7 +131,7 @@ def specinfer(branching: tuple[int, ...] = (4, 2, 2)) -> DraftVerify:
 
     Source: arXiv 2305.09781.
     """
-    return DraftVerify(Tree(tuple(branching), replace=True), TreeRejection(replace=True))
+    return DraftVerify(Tree(_levels(branching), replace=True), TreeRejection(replace=True))
 
 
 def mcsd(branching: tuple[int, ...] = (4, 2, 2)) -> DraftVerify:
@@ -142,7 +142,7 @@ def mcsd(branching: tuple[int, ...] = (4, 2, 2)) -> DraftVerify:
 
     Source: arXiv 2401.06706.
     """
-    return DraftVerify(Tree(tuple(branching), replace=False), TreeRejection(replace=False))
+    return DraftVerify(Tree(_levels(branching), replace=False), TreeRejection(replace=False))
 
 
 def spectr(depth: int = 4, chains: int = 4, rho: str = "best") -> DraftVerify:
@@ -254,6 +254,17 @@ def mmtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search"
     Source: arXiv 2407.09722.
     """
     return DraftVerify(Beam(depth, width, draw, "tree"), JointThreshold(tau))
+
+
+def _levels(branching: Sequence[int]) -> tuple[int, ...]:
+    """Return the children of a node, level by level; what they may be is checked with the rule.
+
+    Raises:
+      TypeError: it is no sequence, or a text.
+    """
+    if isinstance(branching, str) or not isinstance(branching, Sequence):
+        raise TypeError(f"branching={branching!r} must be a number a level, such as (4, 2, 2)")
+    return tuple(branching)
 
 
 def _draft_of(

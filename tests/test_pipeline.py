@@ -1,15 +1,20 @@
 """The shipped pair, and text that is cut: text, ids, log-probabilities and counters together."""
 
 import json
+import types
 from importlib import resources
 
+import jax
 import numpy as np
 import pytest
 import torch
+from tiny_pair import write_pair
 from transformers import LlamaForCausalLM
 
 from experiments.tasks.shipped import make_tasks
-from mtad_jax import Pipeline, Warp, recipes
+from mtad_jax import Pipeline, Warp, generate, recipes
+from mtad_jax.batches import even_size
+from mtad_jax.decode.loop import run_rounds
 
 WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
 PROMPT = "Once upon a time there was a king who had"
@@ -25,6 +30,12 @@ RULES = {
 @pytest.fixture(scope="module")
 def pipe() -> Pipeline:
     return Pipeline.shipped()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Pipeline:
+    """A random pair, for what has nothing to do with the models."""
+    return Pipeline.load(*write_pair(tmp_path_factory.mktemp("pair")))
 
 
 def test_shipped_pair_is_small_and_bound(pipe):
@@ -136,6 +147,124 @@ def test_what_the_pipeline_refuses(pipe):
         pipe.stream(PROMPT, samples=2, **good)
     with pytest.raises(TypeError, match="no setting is called top_k"):
         pipe([PROMPT], top_k=3, **good)
+
+
+MISTAKES = {
+    "ids of one prompt": ([5, 6], r"prompts\[0\]=5 is a number: one prompt of token ids is \[\[5"),
+    "bytes": ([b"Once"], r"prompts\[0\] is bytes: give text: prompt\.decode\(\)"),
+    "all bytes": (b"Once", r"prompts=b'Once' is a bytes: give a list of texts"),
+    "nothing": (None, r"prompts=None is a NoneType: give a list of texts"),
+    "row": ({"prompt": "Once"}, r"prompts=\{.* is a dict: give a list of texts"),
+    "set": ({"Once"}, r"prompts=\{'Once'\} is a set: give a list"),
+    "message": (
+        [{"role": "user", "content": "hi"}],
+        r"prompts\[0\] is a dict, as chats have: give",
+    ),
+    "chat": (
+        [[{"role": "user", "content": "hi"}]],
+        r"prompts\[0\] holds \{'role': 'user'.* is a dict",
+    ),
+    "none inside": (["a", None], r"prompts\[1\] is a NoneType: give text"),
+    "texts inside": ([["a", "b"]], r"prompts\[0\]=\['a', 'b'\] is a list that holds text"),
+    "real ids": ([[5.0, 6.5]], r"prompts\[0\] holds 5\.0, which is a float"),
+    "truth": ([[True]], r"prompts\[0\] holds True, which is a bool"),
+    "huge id": (["a", [2**63]], r"prompts\[1\] holds id 9223372036854775808, outside \[0, 2047\]"),
+    "negative id": ([[-1]], r"prompts\[0\] holds id -1, outside"),
+    "no ids": ([[]], r"prompts\[0\] is empty"),
+}
+
+
+@pytest.mark.parametrize(("prompts", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_what_is_no_prompt(pipe, prompts, message):
+    call = {"strategy": RULES["sample"], "max_new_tokens": 4}
+    for ask in (pipe, pipe.check, lambda *x, **y: pipe.results(*x, rounds=1, **y)):
+        with pytest.raises((TypeError, ValueError), match=message) as error:
+            ask(prompts, **call)
+        assert "\n" not in str(error.value) and error.value.__cause__ is None
+
+
+def test_other_mistakes(pipe):
+    call = {"strategy": RULES["mtad"], "max_new_tokens": 4}
+    for ask, change, message in (
+        (lambda **x: pipe.stream(["a"], **x), {}, r"prompt=\['a'\] is a list that holds text, not"),
+        (lambda **x: pipe.stream("a", **x), {"rounds": 1.5}, r"rounds=1\.5 must be a whole number"),
+        (lambda **x: pipe("a", **x), {"strategy": "mtad"}, r"strategy='mtad' .* recipes\.mtad\(\)"),
+        (
+            lambda **x: pipe("a", **x),
+            {"draft": pipe.draft},
+            "no setting is called draft: .*Pipeline",
+        ),
+        (lambda **x: pipe("a", **x), {"seed": jax.random.key(0)}, "seed is a random key of JAX"),
+        (lambda **x: pipe("a", **x), {"batch_size": 0}, "batch_size=0 must be a whole number >= 1"),
+        (lambda **x: pipe(["a", "b"], **x), {"seed": [1], "batch_size": 1}, "seed has 1 items"),
+        (
+            lambda **x: generate(pipe, [[1]], [1], **x),
+            {},
+            r"target is a Pipeline.*: call it, pipe\(",
+        ),
+        (lambda **x: generate(pipe.target, [[1]], [1], **x), {}, r"give its model: target=<Loade"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message) as error:
+            ask(**call | change)
+        assert "\n" not in str(error.value)
+    with pytest.raises(TypeError, match="path is a LoadedModel: give the name of a checkpoint's"):
+        Pipeline.load(pipe.target)
+
+
+def test_a_text_is_one_prompt_and_ids_may_be_arrays(tiny):
+    call = {"strategy": RULES["sample"], "warp": WARP, "max_new_tokens": 4}
+    want = tiny([PROMPT], **call)
+    ids = tiny.encode(PROMPT)
+    assert len(want) == 1
+    for same in (PROMPT, (PROMPT,), iter([PROMPT]), [ids], [tuple(ids)], np.array([ids])):
+        assert tiny(same, **call) == want
+    assert "".join(tiny.stream(np.array(ids), **call)) == want[0].text
+
+
+def test_prompts_are_encoded_once(tiny, monkeypatch):
+    seen, encode = [], type(tiny.target.tokenizer).encode
+    monkeypatch.setattr(
+        type(tiny.target.tokenizer),
+        "encode",
+        lambda self, text: seen.append(text) or encode(self, text),
+    )
+    call = {"strategy": RULES["sample"], "warp": WARP, "max_new_tokens": 4}
+    tiny([PROMPT, "A fox"], **call)
+    assert seen == [PROMPT, "A fox"]
+    tiny([PROMPT, "A fox"], batch_size=1, **call)
+    tiny.check(["A fox"], **call)
+    list(tiny.stream("A fox", **call))
+    assert seen == [PROMPT, "A fox"] * 2 + ["A fox"] * 2
+
+
+def test_batches_give_the_texts_of_one_batch(tiny, monkeypatch, capsys):
+    prompts = ["The cat", "A", "Once", "hello", "It was"]
+    call = {"strategy": RULES["sample"], "warp": WARP, "max_new_tokens": 8, "samples": 2}
+    for streams in ({"seed": 3}, {"seed": [4, 9, 4, 1, 2]}, {"row_ids": range(20, 30)}):
+        want = [row.tokens for row in tiny(prompts, **call | streams)]
+        assert len(want) == 10
+        got = tiny(prompts, batch_size=2, **call | streams)
+        assert [row.tokens for row in got] == want
+    assert not capsys.readouterr().err  # no terminal
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    tiny(prompts[:2], batch_size=2, **call)
+    assert not capsys.readouterr().err  # one batch
+    tiny(prompts[:3], batch_size=2, **call)
+    assert "/6" in capsys.readouterr().err
+    before = run_rounds._cache_size()
+    with pytest.raises(ValueError, match="ngram=3 > 2 = the shortest prompt"):
+        tiny([[5, 6, 7]] * 2 + [[5, 6]], batch_size=1, **call | {"strategy": recipes.lookup(2, 3)})
+    assert run_rounds._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("size", "samples", "split", "want"),
+    [(1, 1, 4, 4), (5, 1, 4, 8), (8, 1, 4, 8), (1, 2, 4, 2), (3, 4, 4, 3), (3, 1, 1, 3)],
+)
+def test_batches_are_what_a_mesh_splits_evenly(size, samples, split, want):
+    mesh = types.SimpleNamespace(shape={"data": split})
+    assert even_size(size, samples, mesh) == want
+    assert even_size(size, samples, None) == size
 
 
 def test_speculative_sampling_has_samplings_perplexity(pipe):

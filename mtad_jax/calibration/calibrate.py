@@ -15,6 +15,7 @@ from mtad_jax.calibration.decide import LOSSLESS, Floor, check_floor
 from mtad_jax.calibration.meter import EngineMeter, Meter
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.calibration.search import Progress, Search
+from mtad_jax.decode.request import check_number
 from mtad_jax.decode.settings import Settings
 from mtad_jax.decode.warp import Warp
 from mtad_jax.models.protocol import BoundLM
@@ -64,8 +65,10 @@ def calibrate(
 
     Raises:
       ValueError: bad prompts, candidates that are none, or a setting out of range.
+      TypeError: an argument is not of its kind.
     """
     check_floor(floor)
+    margin, budget_s = check_number("margin", margin), check_number("budget_s", budget_s)
     if not 0 <= margin < math.inf:
         raise ValueError(f"margin={margin} must be finite and >= 0, such as 0.03 for 3 %")
     if not budget_s > 0:

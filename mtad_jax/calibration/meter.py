@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax.calibration.calls import Calls, round_calls
+from mtad_jax.decode import arguments
 from mtad_jax.decode.checks import check_count, check_draft, check_prompts
 from mtad_jax.decode.generate import Call, prepare
 from mtad_jax.decode.loop import bucket
@@ -104,6 +105,10 @@ class EngineMeter:
         for name in ("samples", "seed", "row_ids", "slots"):
             if name in settings:
                 raise ValueError(f"{name} is chosen by the calibration: leave it out")
+        arguments.check_names(settings, Settings.__annotations__)
+        for name, lm in {"target": target, "draft": draft}.items():
+            if lm is not None or name == "target":
+                arguments.check_model(name, lm)
         self._ids, self._length = check_prompts(prompt_ids, prompt_length, target.vocab_size)
         self._batch = check_count("batch_size", batch_size, 1)
         if self._batch > len(self._ids):

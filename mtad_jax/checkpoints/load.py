@@ -7,6 +7,7 @@ weights.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +121,8 @@ def load(
         do not match, the mesh does not divide the model, or an unknown name in `int8`. One line,
         naming file or key.
     """
-    path = Path(path).expanduser()
     config, model = open_model(path, mesh=mesh, replicated=replicated, int8=int8)
+    path, dtype = Path(path).expanduser(), _known_dtype(dtype)
     for name in SIDE_FILES:  # the tokenizer reader follows links
         inner_file(path, name)
     params = _open_weights(path, config)
@@ -156,6 +157,8 @@ def open_model(
 
     Args and raises: as `load`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path is a {type(path).__name__}: give the name of a checkpoint's folder")
     path = Path(path).expanduser()
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")
@@ -173,8 +176,8 @@ def open_model(
         return config, model
     try:
         return config, model.on(mesh, replicated=replicated)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:  # it says all that its traceback would
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -253,9 +256,27 @@ def _put(params: Mapping[str, Any], model: LinenLM, dtype: np.dtype) -> Any:
     return jax.tree.map(put, model.stored_axes(), params, is_leaf=is_spec)
 
 
-def _compute_dtype(dtype: Any, tree: Mapping[str, Any]) -> np.dtype:
+def _known_dtype(dtype: Any) -> np.dtype | None:
+    """Return the dtype that the caller asks for, if any.
+
+    Raises:
+      ValueError: weights cannot have it.
+    """
+    if dtype is None:
+        return None
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in WEIGHT_DTYPES:
+        known = ", ".join(np.dtype(known).name for known in WEIGHT_DTYPES)
+        raise ValueError(f"dtype={dtype!r} must be one of {known}, or None: as stored")
+    return found
+
+
+def _compute_dtype(dtype: np.dtype | None, tree: Mapping[str, Any]) -> np.dtype:
     if dtype is not None:
-        return np.dtype(dtype)
+        return dtype
     stored = common_dtype(tree)
     return np.dtype(jnp.float32) if jax.default_backend() == "cpu" else stored
 

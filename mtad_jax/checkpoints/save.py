@@ -35,10 +35,16 @@ def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> N
     Raises:
       ValueError: an output that may not be written, parameters that are no floats or infinite, or
         that other processes hold.
+      TypeError: it is no `LoadedModel`.
       OSError: the output cannot be written.
     """
     from mtad_jax.checkpoints import arrays  # orbax takes long to import
 
+    if not isinstance(loaded, LoadedModel):
+        raise TypeError(
+            f"loaded is a {type(loaded).__name__}, not a LoadedModel: write save(loaded, path) and "
+            "put other parameters in by dataclasses.replace(loaded, lm=lm)"
+        )
     params = _stored(loaded)
     dtype = dtype_name(params)
     metadata = Metadata(

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from mtad_jax.decode.arguments import check_result
 from mtad_jax.decode.result import DecodeResult
 
 _SHOWN = 12  # blocks of the printed table; the smallest margins come first
@@ -92,9 +93,11 @@ def certificate(result: DecodeResult) -> Certificate:
 
     Raises:
       ValueError: the result is of a rule that promises nothing (only MTAD and MMTAD do).
+      TypeError: it is no result of `generate`, but a pipeline's completion, say.
 
     Source: arXiv 2407.09722, section 4.
     """
+    check_result(result)
     if result.bound is None:
         raise ValueError(
             "result.bound=None: its rule promises nothing of a block's likelihood: give a result "

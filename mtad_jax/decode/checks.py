@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from mtad_jax.decode import arguments
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy
-from mtad_jax.decode.request import Request
+from mtad_jax.decode.request import Request, check_number
 from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.devices.sharding import check_axes
 from mtad_jax.models.protocol import BoundLM
@@ -40,7 +41,7 @@ def check_rule(
                 "draft_warp is given, but this strategy has no draft model: leave it out or use a "
                 "strategy that drafts"
             )
-    if penalty is not None and not 0 < penalty < float("inf"):
+    if penalty is not None and not (0 < check_number("repetition_penalty", penalty) < float("inf")):
         raise ValueError(
             f"repetition_penalty={penalty} must be finite and > 0 (1 changes nothing; above 1 "
             "tokens of the text get less likely)"
@@ -71,8 +72,9 @@ def check_count(name: str, value: int, least: int) -> int:
       ValueError: no whole number, or below `least`.
     """
     whole = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (whole and float(value).is_integer() and value >= least):
-        raise ValueError(f"{name}={value} must be a whole number >= {least}")
+    whole = whole and (isinstance(value, numbers.Integral) or float(value).is_integer())
+    if not (whole and value >= least):
+        raise ValueError(f"{name}={arguments.shown(value)} must be a whole number >= {least}")
     return int(value)
 
 
@@ -124,7 +126,9 @@ def check_seeds(seed: int | Sequence[int], row_ids, rows: int, samples: int) -> 
 
     Raises:
       ValueError: not integers, or not one a row.
+      TypeError: a random key of JAX.
     """
+    arguments.check_seed_kind(seed)
     # Objects: Python's integers may be larger than any of numpy's.
     seeds = np.asarray(seed, dtype=object)
     whole = all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in seeds.flat)
@@ -200,11 +204,15 @@ def check_draft(target: BoundLM, draft: BoundLM | None, strategy: Strategy) -> B
 
     Raises:
       ValueError: a draft is needed and missing; vocabularies differ.
+      TypeError: one of the three is something else.
     """
+    arguments.check_model("target", target)
+    arguments.check_strategy(strategy)
     if not strategy.needs_draft:
         return None
     if draft is None:
         raise ValueError("draft=None: this strategy drafts; give draft=<BoundLM>")
+    arguments.check_model("draft", draft)
     if draft.vocab_size != target.vocab_size:
         raise ValueError(
             f"draft vocabulary {draft.vocab_size} != target vocabulary {target.vocab_size}: both "
@@ -267,12 +275,12 @@ def check_slots(slots: int | None, prompt: int, new: int, scratch: int) -> int:
     need = prompt + new + scratch
     if slots is None:
         return bucket(need)
-    if slots < need:
+    if check_count("slots", slots, 1) < need:
         raise ValueError(
             f"slots={slots} < {need} = prompt {prompt} + new {new} + scratch {scratch}: lower "
             "max_new_tokens or raise slots"
         )
-    return slots
+    return int(slots)
 
 
 def check_lengths(least: int, most: int) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mtad_jax.decode import checks
+from mtad_jax.decode import arguments, checks
 from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, result_of, run_rounds
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
@@ -71,8 +71,7 @@ def stream(
     Raises:
       ValueError: as `generate`; `rounds` below 1.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds} must be >= 1: rounds between two items")
+    rounds = checks.check_count("rounds", rounds, 1)
     call = prepare(target, prompt_ids, prompt_length, strategy=strategy, draft=draft, **settings)
     return _stream(call, rounds)
 
@@ -128,8 +127,9 @@ def prepare(
     For those who drive the loop themselves, as the benchmark does to time prefill and decoding
     apart; arguments and errors are `generate`'s.
     """
-    ids, length = checks.check_prompts(prompt_ids, prompt_length, target.vocab_size)
+    arguments.check_concrete({"prompt_ids": prompt_ids, "prompt_length": prompt_length})
     draft = checks.check_draft(target, draft, strategy)
+    ids, length = checks.check_prompts(prompt_ids, prompt_length, target.vocab_size)
     plan = check_settings(settings, length, strategy=strategy, target=target, draft=draft)
     longest, mesh = int(length.max()), target.mesh
     width = min(bucket(longest), plan.slots)

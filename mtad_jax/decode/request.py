@@ -2,6 +2,11 @@
 
 import dataclasses
 import numbers
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
 
 UNKNOWN = 2**31  # of a size that is not known yet: nothing is refused because of it
 _DEEPEST = 512  # so that keys of a round's steps stay apart (`random.round_keys`: below 1024)
@@ -42,6 +47,32 @@ def check_whole(name: str, value: int) -> None:
     """Raise ValueError on a setting that is no integer: it is a size of arrays."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a whole number: write it as an integer")
+
+
+def refuse_traced(name: str, value: Any) -> None:
+    """Raise ValueError on a traced value: checks on the host need to know it."""
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"{name} is traced ({value.aval.str_short()}): decoding compiles its own program and "
+            "is called with known values: call it outside jit, vmap and grad"
+        )
+
+
+def check_number(name: str, value: Any) -> float:
+    """Return a setting as a float.
+
+    Raises:
+      TypeError: it is no single number.
+      ValueError: it is traced.
+    """
+    refuse_traced(name, value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        if value.ndim == 0 and value.dtype.kind in "iuf" or value.dtype.name == "bfloat16":
+            return float(value)
+        raise TypeError(f"{name} has shape {value.shape} and dtype {value.dtype}: give one number")
+    raise TypeError(f"{name}={value!r} must be a number: write it without quotes, such as 0.5")
 
 
 def check_depth(depth: int) -> None:

@@ -7,7 +7,7 @@ from typing import Required, TypedDict
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax.decode import checks
+from mtad_jax.decode import arguments, checks
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
@@ -83,9 +83,12 @@ def check_settings(
 
     Raises:
       ValueError: one is out of range, or contradicts another, the strategy or a model.
-      TypeError: a setting that there is not, or no `max_new_tokens`.
+      TypeError: a setting that there is not, or not of its kind; no `max_new_tokens`.
     """
-    _check_names(settings)
+    arguments.check_names(settings, Settings.__annotations__)
+    arguments.check_concrete({"target": target, "draft": draft, "strategy": strategy, **settings})
+    for name in ("warp", "draft_warp"):
+        arguments.check_warp_kind(name, settings.get(name))
     warp, own = settings.get("warp") or Warp(), settings.get("draft_warp")
     penalty = settings.get("repetition_penalty")
     samples = checks.check_count("samples", settings.get("samples", 1), 1)
@@ -113,13 +116,3 @@ def check_settings(
         min_length=jnp.asarray(length + np.int32(least)) if least and ends.size else None,
     )
     return CheckedSettings(controls, length, seed, row_ids, samples, new, slots)
-
-
-def _check_names(settings: Settings) -> None:
-    """Raise TypeError on a name that is no setting, as a function's own keywords would."""
-    known = Settings.__annotations__
-    unknown = sorted(settings.keys() - known.keys())
-    if unknown:
-        raise TypeError(f"no setting is called {', '.join(unknown)}: there are {', '.join(known)}")
-    if "max_new_tokens" not in settings:
-        raise TypeError("max_new_tokens is missing: give the most tokens that a row gets")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mtad_jax.decode.request import check_number, check_whole
 from mtad_jax.types import Array, Bool, Float
 
 _COLDEST = 1e-30  # far below any use; still smaller ones may be flushed to 0 and divided by
@@ -33,9 +34,11 @@ def check_warp(warp: Warp) -> None:
 
     Raises:
       ValueError: negative, non-finite or vanishing temperature, `top_p` or `min_p` outside
-        [0, 1], negative `top_k`.
+        [0, 1], negative `top_k` or one that is no integer.
+      TypeError: a setting that is no number.
     """
-    temperature, top_p = float(warp.temperature), float(warp.top_p)
+    temperature = check_number("temperature", warp.temperature)
+    top_p, min_p = check_number("top_p", warp.top_p), check_number("min_p", warp.min_p)
     if not 0.0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature} must be finite and >= 0 (0 is greedy)")
     if 0.0 < temperature < _COLDEST:
@@ -44,9 +47,9 @@ def check_warp(warp: Warp) -> None:
         )
     if not 0.0 <= top_p <= 1.0:
         raise ValueError(f"top_p={top_p} must be in [0, 1] (1 keeps every token)")
-    min_p = float(warp.min_p)
     if not 0.0 <= min_p <= 1.0:
         raise ValueError(f"min_p={min_p} must be in [0, 1] (0 keeps every token)")
+    check_whole("top_k", warp.top_k)
     if warp.top_k < 0:
         raise ValueError(f"top_k={warp.top_k} must be >= 0 (0 keeps every token)")
 

@@ -48,6 +48,8 @@ def _full_shape(shape: Mapping[str, int]) -> dict[str, int]:
     for name, size in shape.items():
         if name not in MESH_AXES:
             raise ValueError(f"mesh axis {name!r} is unknown: use {', '.join(MESH_AXES)}")
+        if not isinstance(size, int):
+            raise TypeError(f"mesh axis {name}:{size!r} must be an integer, such as {name}:2")
         if size < 1:
             raise ValueError(f"mesh axis {name}:{size} must be >= 1")
     return {name: shape.get(name, 1) for name in MESH_AXES}
@@ -62,7 +64,10 @@ def make_mesh(shape: str | Mapping[str, int], devices: Sequence[Any] | None = No
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
+      TypeError: the shape is neither, or a size no integer.
     """
+    if not isinstance(shape, str | Mapping):
+        raise TypeError(f'shape={shape!r} must be sizes of axes: write "data:1,model:4"')
     sizes = parse_mesh(shape) if isinstance(shape, str) else _full_shape(shape)
     devices = jax.devices() if devices is None else devices
     wanted = math.prod(sizes.values())
@@ -82,7 +87,10 @@ def check_axes(mesh: Mesh) -> None:
 
     Raises:
       ValueError: it has other axes.
+      TypeError: it is no mesh, but its text, say.
     """
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh={mesh!r} must be a Mesh: write mesh=mtad_jax.make_mesh({mesh!r})")
     if mesh.axis_names != MESH_AXES:
         raise ValueError(
             f"mesh axes {mesh.axis_names} are not {MESH_AXES}: make it by mtad_jax.make_mesh"

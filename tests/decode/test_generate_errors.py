@@ -106,7 +106,7 @@ BAD = {
     "no minimum": ({"min_new_tokens": NAN}, r"min_new_tokens=nan must be a whole number >= 0"),
     "no samples": ({"samples": 0}, r"samples=0 must be a whole number >= 1"),
     "yes to samples": ({"samples": True}, r"samples=True must be a whole number >= 1"),
-    "samples as text": ({"samples": "2"}, r"samples=2 must be a whole number >= 1"),
+    "samples as text": ({"samples": "2"}, r"samples='2' must be a whole number >= 1"),
     "infinitely many": ({"samples": np.inf}, r"samples=inf must be a whole number >= 1"),
     "samples, cold": (
         {"samples": 2, "warp": Warp(0.0)},
@@ -159,7 +159,7 @@ def test_refused(change, match):
 
 
 def test_refused_by_stream_before_the_first_item():
-    refused(r"rounds=0 must be >= 1", stream, rounds=0)
+    refused(r"rounds=0 must be a whole number >= 1", stream, rounds=0)
     refused(r"tau=0\.0 must be > 0", stream, strategy=recipes.mtad(2, 2, 0.0))
 
 
@@ -180,7 +180,7 @@ def test_the_tightest_call_is_not_refused():
 
 def test_settings_that_there_are_not():
     for change, message in (
-        ({"temperature": 1.0}, "no setting is called temperature: there are max_new_tokens, warp"),
+        ({"temperature": 1.0}, r"no setting is called temperature: give warp=Warp"),
         ({"max_new_tokens": None}, "max_new_tokens is missing"),
     ):
         call = {name: x for name, x in (GOOD | change).items() if x is not None}

@@ -12,7 +12,7 @@ from mtad_jax.decode import random
 from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.drafters.base import OneChain, chain_draft, last_logits
 from mtad_jax.decode.logits import History, extend, history, law
-from mtad_jax.decode.request import Request, check_depth
+from mtad_jax.decode.request import Request, check_depth, check_number
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
@@ -41,9 +41,10 @@ class ConfidentChain(OneChain):
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or a probability out of range."""
         check_depth(self.depth)
-        if not 0.0 <= float(self.fallback) <= 1.0:
+        fallback = check_number("fallback", self.fallback)
+        if not 0.0 <= fallback <= 1.0:
             raise ValueError(
-                f"fallback={float(self.fallback)} must be in [0, 1]: it is a probability (0 never "
+                f"fallback={fallback} must be in [0, 1]: it is a probability (0 never "
                 "stops a draft early)"
             )
 

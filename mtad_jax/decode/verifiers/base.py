@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.protocols import Drafter, Verdict
-from mtad_jax.decode.request import Request
+from mtad_jax.decode.request import Request, check_number
 from mtad_jax.types import Array, Bool, Float, Int
 
 
@@ -46,8 +46,8 @@ def leading(tree: DraftTree, stays: Bool[Array, "B K"], logp: Float[Array, "B N 
 
 def check_tau(tau: float | Float[Array, ""]) -> None:
     """Raise ValueError on tau at or below 0."""
-    if not float(tau) > 0:
-        raise ValueError(f"tau={float(tau)} must be > 0 (the paper uses 0.1 to 0.5)")
+    if not (value := check_number("tau", tau)) > 0:
+        raise ValueError(f"tau={value} must be > 0 (the paper uses 0.1 to 0.5)")
 
 
 def check_chain(drafter: Drafter, rule: str) -> None:

@@ -10,7 +10,7 @@ from mtad_jax.decode import random
 from mtad_jax.decode.draft import DraftTree, pick, take
 from mtad_jax.decode.drafters.pairs import PairDraws
 from mtad_jax.decode.protocols import Drafter, Verdict
-from mtad_jax.decode.request import Request
+from mtad_jax.decode.request import Request, check_number
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.base import Lossy
 from mtad_jax.decode.verifiers.pair_tests import dynamic_width, pair_law, passing_draws
@@ -52,9 +52,10 @@ class DynamicWidth(Lossy):
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on an `accept` that is no probability, or another draft."""
-        if not 0.0 <= float(self.accept) <= 1.0:
+        accept = check_number("accept", self.accept)
+        if not 0.0 <= accept <= 1.0:
             raise ValueError(
-                f"accept={float(self.accept)} must be in [0, 1]: it is a probability (1 "
+                f"accept={accept} must be in [0, 1]: it is a probability (1 "
                 "tests one beam a depth but where all draws surely pass)"
             )
         if not isinstance(drafter, PairDraws):

@@ -6,7 +6,7 @@ from flax import struct
 
 from mtad_jax.decode.draft import DraftTree, node_logp
 from mtad_jax.decode.protocols import Drafter, Verdict
-from mtad_jax.decode.request import Request
+from mtad_jax.decode.request import Request, check_number
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.base import (
     Lossy,
@@ -39,7 +39,7 @@ class Rollback(Lossy):
 
         It must be a chain, and of a draft model.
         """
-        rollback = float(self.rollback)
+        rollback = check_number("rollback", self.rollback)
         if not rollback >= 0:
             raise ValueError(f"rollback={rollback} must be >= 0 nats (BiLD uses 5)")
         if request.penalty:

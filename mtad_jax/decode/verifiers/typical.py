@@ -5,7 +5,7 @@ from flax import struct
 
 from mtad_jax.decode.draft import DraftTree, node_logp, path_sum, take
 from mtad_jax.decode.protocols import Drafter, Verdict
-from mtad_jax.decode.request import Request
+from mtad_jax.decode.request import Request, check_number
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.base import Lossy, deepest, verdict
 from mtad_jax.types import Array, Float, Key
@@ -32,7 +32,8 @@ class Typical(Lossy):
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on epsilon or alpha out of range."""
-        epsilon, alpha = float(self.epsilon), float(self.alpha)
+        epsilon = check_number("epsilon", self.epsilon)
+        alpha = check_number("alpha", self.alpha)
         if not 0 < epsilon <= 1:
             raise ValueError(f"epsilon={epsilon} must be in (0, 1] (Medusa uses 0.09)")
         if not 0 < alpha < float("inf"):

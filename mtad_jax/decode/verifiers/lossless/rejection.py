@@ -6,7 +6,7 @@ from flax import struct
 from mtad_jax.decode import random
 from mtad_jax.decode.draft import DraftTree, node_logp, take
 from mtad_jax.decode.protocols import Drafter, Verdict
-from mtad_jax.decode.request import Request
+from mtad_jax.decode.request import Request, check_number
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.base import check_chain, check_drawn
 from mtad_jax.decode.verifiers.lossless.residual import drawn_logq, log_rest, next_logq
@@ -41,7 +41,7 @@ class Rejection:
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on a leniency out of range, or a draft that is no chain from q."""
-        leniency = float(self.leniency)
+        leniency = check_number("leniency", self.leniency)
         if not 0 < leniency <= 1:
             raise ValueError(f"leniency={leniency} must be in (0, 1] (1 keeps the target's law)")
         check_drawn(drafter, "speculative sampling")
