@@ -13,11 +13,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-import mtad_jax
 from experiments import generate
 from experiments.flags.models import MESH_FLAGS, check_models, define_model_flags, load_models
 from experiments.flags.rules import flag_of, read_candidates
@@ -80,15 +78,10 @@ def calibrate(values: flags.FlagValues) -> None:
     _check_output(values)
     given = None if values.prompts is None else _read_prompts(values.prompts)
     pipe = load_models(values)
-    if settings["eos_id"] is None:
-        settings["eos_id"] = pipe.target.eos_ids
-    ids, length = _prompts(pipe, given, values.max_new_tokens)
+    ids = _prompts(pipe, given, values.max_new_tokens)
     with tqdm(bar_format="{desc} [{elapsed}]", disable=not values.progress, leave=False) as bar:
-        found = mtad_jax.calibrate(
-            pipe.target.lm,
-            pipe.draft.lm if pipe.draft else None,
+        found = pipe.calibrate(
             ids,
-            length,
             candidates=[*rules, *default_candidates(draft=pipe.draft is not None)],
             floor=floor,
             margin=values.margin,
@@ -211,10 +204,8 @@ def _check_output(values: flags.FlagValues) -> None:
         raise ValueError(f"{values.output}: output exists: use another name or --overwrite")
 
 
-def _prompts(
-    pipe: Pipeline, given: list[Prompt] | None, max_new_tokens: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the prompts' ids, padded on the right, and their lengths."""
+def _prompts(pipe: Pipeline, given: list[Prompt] | None, max_new_tokens: int) -> list[list[int]]:
+    """Return the prompts' ids."""
     if given is None:
         if pipe.target.tokenizer is None:
             raise ValueError(
@@ -224,8 +215,7 @@ def _prompts(
         tasks = make_tasks(_BUILT_IN, 0, None)
         given = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
     strategy = recipes.sample()
-    ids = encode_prompts(pipe, given, strategy=strategy, max_new_tokens=max_new_tokens)
-    return pipe.padded(ids)
+    return encode_prompts(pipe, given, strategy=strategy, max_new_tokens=max_new_tokens)
 
 
 def main(argv: list[str]) -> None:

@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from mtad_jax import compilation
 from mtad_jax.batches import Batch, make_batches, with_progress
+from mtad_jax.calibration import calibrate as calibration
+from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.completions import Completion, TextStream, follow
@@ -209,6 +211,23 @@ class Pipeline:
         Args and raises: as `__call__`; nothing is compiled.
         """
         self._check(self._ids(prompts), strategy, stop, settings)
+
+    def calibrate(self, prompts: Prompts, **how: Any) -> Calibration:
+        """Choose the rule that pays on these models and prompts, or none; see `mtad_jax.calibrate`.
+
+        Args:
+          prompts: as `__call__`'s.
+          **how: as `mtad_jax.calibrate`: `max_new_tokens` must be given, `warp` should be; `eos_id`
+            as here.
+
+        Raises:
+          ValueError: as `mtad_jax.calibrate`, and as `encode`.
+          TypeError: an argument is not of its kind.
+        """
+        draft = self.draft.lm if self.draft else None
+        ends = how.get("eos_id")
+        how |= {"eos_id": self.target.eos_ids if ends is None else ends}
+        return calibration.calibrate(self.target.lm, draft, *self.padded(prompts), **how)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return a prompt's token ids.

@@ -280,3 +280,20 @@ def test_speculative_sampling_has_samplings_perplexity(pipe):
     lossy = pipe([PROMPT] * 64, strategy=RULES["mtad"], warp=WARP, max_new_tokens=48, eos_id=())
     gain = np.mean([np.mean(row.logp_raw) for row in lossy]) - means["sample"].mean()
     assert gain > 3 * error  # the test can tell a rule that is not lossless
+
+
+def test_calibrate_takes_texts(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "mtad_jax.calibration.calibrate.calibrate", lambda *args, **how: seen.append((args, how))
+    )
+    tiny.calibrate(["The cat", [5, 6, 7]], max_new_tokens=4, floor=None)
+    tiny.calibrate("The cat", max_new_tokens=4, eos_id=())
+    (target, draft, ids, length), how = seen[0]
+    assert (target, draft) == (tiny.target.lm, tiny.draft.lm)
+    assert [row[:n].tolist() for row, n in zip(ids, length, strict=True)] == [
+        tiny.encode("The cat"),
+        [5, 6, 7],
+    ]
+    assert how == {"max_new_tokens": 4, "floor": None, "eos_id": tiny.target.eos_ids}
+    assert seen[1][1]["eos_id"] == () and seen[1][0][2].shape[0] == 1

@@ -8,6 +8,9 @@ from mtad_jax.calibration.candidates import Candidate, shown
 from mtad_jax.calibration.decide import Floor, Interval
 from mtad_jax.decode.protocols import Strategy
 
+OUT_OF_TIME = "out of time"
+"""How the verdict on a rule begins that the budget of seconds left no time for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -72,7 +75,10 @@ class Calibration:
 
     def _summary(self) -> list[str]:
         chosen = " ".join([self.name, *(f"{k}={shown(v)}" for k, v in self.settings.items())])
-        if self.name == "sample":
+        measured = any(row.speed for row in self.rows)
+        if not measured and any(row.verdict.startswith(OUT_OF_TIME) for row in self.rows):
+            gain = "plain decoding: no other rule was measured in the budget of seconds: raise it"
+        elif self.name == "sample":
             gain = "plain decoding: nothing was shown to beat it by the margin"
         else:
             gain = f"{self.speed} x plain, perplexity {self.quality} x plain"

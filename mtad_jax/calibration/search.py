@@ -16,7 +16,7 @@ from mtad_jax.calibration.decide import (
 )
 from mtad_jax.calibration.meter import Decoded, Meter
 from mtad_jax.calibration.predict import Probe, call_costs, predicted_ratio
-from mtad_jax.calibration.report import Calibration, Row
+from mtad_jax.calibration.report import OUT_OF_TIME, Calibration, Row
 from mtad_jax.decode.protocols import Strategy
 
 _FINALISTS = 4  # rules that are timed
@@ -105,7 +105,7 @@ class Search:
             deepest = max(members, key=lambda entry: entry.candidate.strategy.depth)
             if self._late(_PROBING):
                 for entry in members:
-                    entry.verdict = "out of time before its family's probe"
+                    entry.verdict = f"{OUT_OF_TIME} before its family's probe"
                 continue
             self._say(f"probing {deepest.candidate.label}")
             strategy = deepest.candidate.strategy
@@ -133,7 +133,7 @@ class Search:
         timed = []
         for entry in finalists:
             if self._late():
-                entry.verdict = "out of time before it was timed"
+                entry.verdict = f"{OUT_OF_TIME} before it was timed"
                 continue
             self._say(f"compiling {entry.candidate.label}")
             self._meter.compile(entry.candidate.strategy)

@@ -67,7 +67,8 @@ def check_strategy(
     in a hundred thousand, and texts are compared token by token.
 
     Args:
-      strategy: the rule; its traced settings are varied by a tenth.
+      strategy: the rule; those of its traced settings that are real numbers are varied by a
+        tenth. Integers (tables of ids, say) stay as they are.
       target: the model whose text is wanted, at least 64 positions.
       draft: the small model, for the rules that draft.
       warp: sharpening; None: temperature 1, top-k 8 and top-p 0.9.
@@ -204,13 +205,18 @@ def _check_compiles_once(subject: _Subject) -> None:
     start, slots = _programs(), _slots(subject)
     warp = dataclasses.replace(subject.warp, temperature=0.7, top_p=0.8)
     subject.decode(warp=warp)
-    subject.decode(strategy=jax.tree.map(lambda x: 0.9 * x, subject.strategy))
+    subject.decode(strategy=jax.tree.map(_tenth_less, subject.strategy))
     subject.decode(seed=subject.seed + 1, max_new_tokens=subject.max_new_tokens - 1, slots=slots)
     shorter = subject.length[::-1] * 9 // 10 + 1
     subject.decode(prompts=subject.prompts[::-1, 1:], length=shorter, slots=slots)
     list(subject.decode(stream, rounds=1))
     if _programs() != start:
         raise AssertionError(f"{_programs() - start} new programs for traced settings")
+
+
+def _tenth_less(x: Any) -> Any:
+    """Return a traced setting a tenth smaller, if a tenth of it means anything."""
+    return 0.9 * x if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
 
 
 def _check_greedy(subject: _Subject) -> None:

@@ -222,6 +222,11 @@ def test_the_budget_ends_it_and_says_so():
     assert found.name == "sample"
     assert "out of time before its family's probe" in verdicts(found).values()
     assert "out of time before it was timed" in verdicts(found).values()
+    none = choose(FakeMeter(rate=GOOD), budget_s=1e-6)
+    assert not any(row.speed for row in none.rows)
+    assert "no other rule was measured in the budget of seconds: raise it" in str(none)
+    slow = choose(FakeMeter(rate={}))
+    assert "nothing was shown to beat it by the margin" in str(slow)
     with pytest.raises(ValueError, match="budget_s=0"):
         choose(FakeMeter(), budget_s=0)
 

@@ -8,7 +8,6 @@ import pytest
 from absl import flags
 from tiny_pair import write_ids_only_pair
 
-import mtad_jax
 from experiments import calibrate as program
 from experiments import generate
 from experiments.flags.settings import read_settings
@@ -61,7 +60,7 @@ def seen(monkeypatch):
         settings["progress"]("measuring")
         return found_of()
 
-    monkeypatch.setattr(mtad_jax, "calibrate", fake)
+    monkeypatch.setattr("mtad_jax.calibration.calibrate.calibrate", fake)
     return calls
 
 

@@ -3,15 +3,21 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from flax import struct
 
 from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
+from mtad_jax.decode.draft_verify import DraftVerify
+from mtad_jax.decode.drafters.none import NoDraft
 from mtad_jax.decode.generate import generate
+from mtad_jax.decode.verifiers.plain import Ancestral
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import check_causal_lm, check_strategy, table_lm, tiny_pair
+from mtad_jax.types import Array
 
 RECIPES = {
     "greedy": recipes.greedy(),
@@ -55,6 +61,18 @@ EXPECTED = {
     # warped log-probability is minus infinity.
     "bild": MAY_REFUSE_ITSELF | {"greedy_at_zero": False, "warp": Warp()},
 }
+
+
+@struct.dataclass
+class Marked(Ancestral):
+    """Plain sampling by a rule that holds a table of ids, and a number, that change nothing."""
+
+    ids: Array
+    weight: float = 0.5
+
+    def verify(self, tree, logp, logits, keys, controls):
+        assert self.ids.dtype == jnp.int32  # a tenth less of it would be a table of floats
+        return super().verify(tree, logp + 0 * self.weight * self.ids[0], logits, keys, controls)
 
 
 def tables():
@@ -188,3 +206,7 @@ def test_tiny_pair_is_a_pair():
     assert target.vocab_size == draft.vocab_size == 20
     assert target.model.max_positions == draft.model.max_positions == 64
     assert len(jax.tree.leaves(draft.params)) < len(jax.tree.leaves(target.params))
+
+
+def test_a_rule_may_hold_integers():
+    check_strategy(DraftVerify(NoDraft(), Marked(jnp.arange(1, 4))), *tables())
