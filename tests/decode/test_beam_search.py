@@ -61,6 +61,17 @@ def test_enough_beams_find_the_likeliest_text_per_token():
     assert checked >= 8 and short and result.done.all()
 
 
+def test_a_row_is_done_once_all_its_beams_have_ended():
+    """Only the end may come: one beam ends in the first round, and there are no others."""
+    table = np.where(np.arange(VOCAB) == 2, 0.0, -np.inf) + np.zeros((31, 1))
+    result = generate(
+        table_lm(table), [[0, 1]] * 9, [2] * 9, strategy=BeamSearch(WIDE, "search"),
+        max_new_tokens=NEW, eos_id=[2],
+    )  # fmt: skip
+    assert result.tokens.tolist() == [[2, 0, 0]] * 9
+    assert result.stats().rounds.tolist() == [1] * 9
+
+
 def state_of(done=(True,), rounds=3):
     """A row of text length 2 after three rounds of two beams."""
     whole = jnp.zeros((1, 8), jnp.int32)

@@ -42,8 +42,8 @@ def test_uniforms_are_in_the_half_open_interval():
 
 def test_categorical_follows_its_weights_and_never_draws_what_is_cut():
     keys = random.row_keys(0, jnp.arange(4000))
-    logp = jnp.log(jnp.array([0.0, 0.7, 0.0, 0.3])) + 5.0  # not normalised
-    drawn = np.asarray(random.categorical(keys, jnp.broadcast_to(logp, (4000, 4))))
-    share = np.bincount(drawn, minlength=4) / 4000
-    np.testing.assert_allclose(share, [0, 0.7, 0, 0.3], atol=0.03)
+    logp = jnp.log(jnp.array([0.0, 0.6, 0.0, 0.3, 0.1])) + 5.0  # not normalised
+    drawn = np.asarray(random.categorical(keys, jnp.broadcast_to(logp, (4000, 5))))
+    share = np.bincount(drawn, minlength=5) / 4000
+    np.testing.assert_allclose(share, [0, 0.6, 0, 0.3, 0.1], atol=0.03)
     assert share[0] == share[2] == 0

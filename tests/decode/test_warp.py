@@ -39,6 +39,12 @@ def test_by_hand(warp, expected):
     np.testing.assert_allclose(turned, np.asarray(expected)[::-1], rtol=2e-6)
 
 
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (1.0, 3), (0.99, 0)])
+def test_min_p_after_each_cut(top_p, top_k):
+    got = COMPILED(jnp.log(jnp.asarray(P, jnp.float32)), Warp(1.0, top_p, top_k, min_p=0.5))
+    np.testing.assert_allclose(np.exp(got), [0.625, 0.375, 0, 0], rtol=2e-6)
+
+
 def test_ties_go_to_the_lowest_id():
     flat = np.zeros(5)
     np.testing.assert_allclose(probs(flat, 1.0, 1.0, 2), [0.5, 0.5, 0, 0, 0])
