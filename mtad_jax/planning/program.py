@@ -1,11 +1,14 @@
 """The real decode, lowered and compiled from shapes alone."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from mtad_jax.decode.loop import run_rounds
 from mtad_jax.devices.sharding import by_rows, replicated
@@ -84,9 +87,26 @@ def compile_call(job: Job, tokens: int) -> Program:
     return _compile(lowered, begin)
 
 
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """Leave JAX's compilation cache aside: programs for chips that are not here cannot be loaded.
+
+    JAX would write them, and warn at each later attempt to read them.
+    """
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        reset_cache()
+
+
 def _compile(lowered: Any, begin: float) -> Program:
     try:
-        compiled = lowered.compile()
+        with _without_cache():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

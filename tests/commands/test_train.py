@@ -25,6 +25,8 @@ from mtad_jax.checkpoints.hf.configs import llama_config
 from mtad_jax.devices.sharding import make_mesh, parse_mesh
 from mtad_jax.models.protocol import BoundLM
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 400  # sentencepiece_folder's
 MODEL = {
     "vocab_size": VOCAB,

@@ -30,6 +30,8 @@ from experiments.launch.worker import Child
 from mtad_jax.devices.hosts import checkpoint_digest, code_digest, find_place, first_difference
 from mtad_jax.pipeline import Pipeline
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 RAGGED = ["Once upon a time", "The king", "A fox and a crow were sitting in a tree.", "In"]
 TOKENS = [[1, *range(3, 4 + 5 * i)] for i in range(4)]

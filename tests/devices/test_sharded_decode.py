@@ -8,7 +8,7 @@ from mtad_jax import generate, recipes
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.warp import Warp
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [pytest.mark.usefixtures("compiled_quickly"), pytest.mark.slow]
 
 RULES = {
     "greedy": recipes.greedy(),
@@ -77,9 +77,17 @@ def test_no_recipe_is_left_out():
     assert RULES.keys() == recipes.RECIPES.keys()
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_one_device_and_eight_give_the_same_tokens(rule, plain, laid_out):
+def rules_and_meshes():
+    """All of them; in `make test` each rule on one mesh, in turn, and each mesh with its share."""
+    return [
+        pytest.param(rule, shape, marks=() if j == i % len(MESHES) else pytest.mark.heavy)
+        for i, rule in enumerate(RULES)
+        for j, shape in enumerate(MESHES)
+    ]
+
+
+@pytest.mark.parametrize(("rule", "shape"), rules_and_meshes())
+def test_one_device_and_eight_give_the_same_tokens(rule, shape, plain, laid_out):
     want = decode(plain, RULES[rule])
     assert len(set(np.asarray(want.length).tolist())) > 1, "rows of one length show little"
-    for shape in MESHES:
-        same(decode(laid_out[shape], RULES[rule]), want)
+    same(decode(laid_out[shape], RULES[rule]), want)

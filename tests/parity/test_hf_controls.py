@@ -11,6 +11,8 @@ from mtad_jax.decode.warp import Warp
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 VOCAB, LENGTHS, NEW = 48, (1, 11, 5), 20
 BANNED, PENALTY, LEAST = (3, 4, 5), 1.4, 9
 CONFIG = {

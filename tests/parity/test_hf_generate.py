@@ -10,6 +10,8 @@ from mtad_jax.decode.generate import generate
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of log-probabilities; never to be relaxed
 LENGTHS, NEW, VOCAB, POSITIONS = (1, 430, 17, 60), 24, 96, 512
 

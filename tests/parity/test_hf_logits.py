@@ -11,6 +11,8 @@ from mtad_jax.checkpoints.hf import write as hf_writer
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of logits up to 5; never to be relaxed
 LONGEST = 96  # all positions that the models have
 

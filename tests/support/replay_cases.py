@@ -223,6 +223,6 @@ def check_accepts_itself(case: Case, strategy) -> None:
     np.testing.assert_array_equal(stats.accepted, stats.drafted)
 
 
-def with_slow(names, slow) -> list:
-    """The names as pytest's parameters; those in `slow` are marked so."""
-    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
+def with_heavy(names, heavy) -> list:
+    """The names as pytest's parameters; those in `heavy` are marked so: other sizes of a rule."""
+    return [pytest.param(name, marks=pytest.mark.heavy if name in heavy else ()) for name in names]

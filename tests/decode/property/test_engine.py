@@ -59,8 +59,8 @@ def joint_rule(case: Case, depth: int, width: int, draw: str, many: bool, tally:
 SHAPES = [  # depth, width, vocabulary, top-k, draw, controls
     (3, 3, 8, 0, "search", ("penalty", "banned", "min_new")),
     (3, 2, 7, 4, "sample", ()),
-    pytest.param(1, 5, 5, 0, "sample", (), marks=pytest.mark.slow),
-    pytest.param(4, 3, 6, 4, "search", (), marks=pytest.mark.slow),
+    pytest.param(1, 5, 5, 0, "sample", (), marks=pytest.mark.heavy),
+    pytest.param(4, 3, 6, 4, "search", (), marks=pytest.mark.heavy),
 ]
 
 

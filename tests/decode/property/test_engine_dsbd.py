@@ -19,7 +19,7 @@ from replay_cases import (
     check_greedy_at_zero,
     check_rounds,
     check_tally,
-    with_slow,
+    with_heavy,
 )
 
 from mtad_jax import recipes
@@ -112,10 +112,10 @@ def rule(case: Case, shape: Shape, least: float, tally: Counter):
     return expected
 
 
-SLOW = {"3x3", "3x1"}
+HEAVY = {"3x3", "3x1"}
 
 
-@pytest.mark.parametrize("name", with_slow(SHAPES, SLOW))
+@pytest.mark.parametrize("name", with_heavy(SHAPES, HEAVY))
 def test_round_by_round(name):
     """One test a shape: whoever runs it compiles its program once."""
     shape, tally = SHAPES[name], Counter()

@@ -21,7 +21,7 @@ from replay_cases import (
     given_tree,
     of_chain,
     of_tree,
-    with_slow,
+    with_heavy,
 )
 
 from mtad_jax import recipes
@@ -166,13 +166,13 @@ WRONG = {  # what the reference says of another rule
 }
 
 
-SLOW = {
+HEAVY = {
     *("speculative-3", "speculative-1", "block-4", "specinfer-3", "specinfer-2-2-1", "mcsd-4"),
     *("mcsd-2-2-1", "spectr-2x4", "spectr-2x3-m", "lookup-block"),
 }
 
 
-@pytest.mark.parametrize("name", with_slow(RULES, SLOW))
+@pytest.mark.parametrize("name", with_heavy(RULES, HEAVY))
 def test_round_by_round(name):
     """One test a rule: whoever runs it compiles its program once."""
     rule, tally = RULES[name], Counter()

@@ -23,7 +23,7 @@ from replay_cases import (
     given_tree,
     of_chain,
     of_tree,
-    with_slow,
+    with_heavy,
 )
 
 from mtad_jax import recipes
@@ -184,10 +184,10 @@ def case_of(rule: Rule, draw) -> Case:
     return Case.draw(draw, rule.vocab, rule.top_k, rule.controls, rule.apart)
 
 
-SLOW = {"lenient-apart", "threshold-chain", "typical-chain", "typical-tree"}
+HEAVY = {"lenient-apart", "threshold-chain", "typical-chain", "typical-tree"}
 
 
-@pytest.mark.parametrize("name", with_slow(RULES, SLOW))
+@pytest.mark.parametrize("name", with_heavy(RULES, HEAVY))
 def test_round_by_round(name):
     """One test a rule: whoever runs it compiles its program once."""
     rule, tally = RULES[name], Counter()

@@ -19,7 +19,7 @@ from replay_cases import (
     SETTINGS,
     Case,
     check_greedy_at_zero,
-    with_slow,
+    with_heavy,
 )
 
 from mtad_jax import recipes
@@ -117,10 +117,10 @@ RULES = {  # strategy, what the reference says, noise, vocabulary, top-k, contro
 }  # fmt: skip
 
 
-SLOW = {"mtjd-sample", "beam-sample"}
+HEAVY = {"mtjd-sample", "beam-sample"}
 
 
-@pytest.mark.parametrize("name", with_slow(RULES, SLOW))
+@pytest.mark.parametrize("name", with_heavy(RULES, HEAVY))
 def test_block_by_block(name):
     """One test a rule: whoever runs it compiles its program once."""
     strategy, expected, noise, vocab, top_k, controls = RULES[name]
