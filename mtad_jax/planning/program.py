@@ -93,7 +93,7 @@ def _without_cache() -> Iterator[None]:
 
     JAX would write them, and warn at each later attempt to read them.
     """
-    folder = jax.config.jax_compilation_cache_dir
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
     jax.config.update("jax_compilation_cache_dir", None)
     reset_cache()
     try:
