@@ -1,4 +1,38 @@
-"""Multi-token assisted decoding for JAX: faster and better text from large language models."""
+"""Multi-token assisted decoding (MTAD) of language models in JAX, and what it is compared with.
+
+A small draft model proposes several tokens, the large target model judges them in one call.
+
+    import mtad_jax
+    from mtad_jax import recipes
+
+    pipe = mtad_jax.Pipeline.shipped()  # or Pipeline.load("target_folder", "draft_folder")
+    rows = pipe(
+        ["Once upon a time"],
+        strategy=recipes.mmtad(depth=4, width=4, tau=0.5),
+        warp=mtad_jax.Warp(temperature=1.0, top_p=0.9, top_k=10),
+        max_new_tokens=8,
+    )
+    print(rows[0].text, rows[0].stats)
+
+Text in, text out:
+    Pipeline, Completion
+
+Rules and sharpness:
+    recipes (a function for each rule), Warp
+
+Token ids in, arrays out, for models that are loaded already:
+    generate, stream, DecodeResult, DecodeStats, Block, certificate, Certificate
+
+Models, tokenizers and checkpoints:
+    load, save, LoadedModel, load_tokenizer, Tokenizer, make_mesh
+
+Models of your own:
+    CausalLM (the protocol), BoundLM (a model with its parameters), LinenLM; `mtad_jax.testing`
+    checks them, and rules of your own
+
+Which rule pays:
+    calibrate, Calibration, Candidate
+"""
 
 from mtad_jax import recipes
 from mtad_jax.calibration.calibrate import calibrate

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+import mtad_jax
 from experiments import benchmark, calibrate, demo, generate, plan, quantization
 from mtad_jax.recipes import RECIPES
 
@@ -111,3 +112,12 @@ def snippets() -> list:
 def test_snippets_run(code):
     code = code.replace("max_new_tokens=100", "max_new_tokens=8")
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
+
+
+def test_the_front_door_names_what_is_public():
+    doc = inspect.getdoc(mtad_jax) or ""
+    listed = doc[doc.index("Text in, text out:") :]
+    assert [name for name in mtad_jax.__all__ if not re.search(rf"\b{name}\b", listed)] == []
+    example = "\n".join(re.findall(r"^    (.*)$", doc[: doc.index("Text in, text out:")], re.M))
+    assert "mtad_jax.Pipeline.shipped()" in example
+    exec(compile(example, "help(mtad_jax)", "exec"), {})
