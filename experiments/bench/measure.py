@@ -101,8 +101,6 @@ class Bench:
         All prompts of a rule run in one compiled program: they are prefilled as wide as the longest
         is, with a cache that would hold it.
         """
-        longest = max(map(len, self.prompts))
-        scratch = rule.strategy.scratch(self.max_new_tokens)
         call = engine.prepare(
             self.pipe.target.lm,
             [self.prompts[prompt]],
@@ -114,16 +112,10 @@ class Bench:
             eos_id=self.pipe.target.eos_ids,
             seed=self.seed,
             row_ids=[prompt],
-            slots=bucket(longest + self.max_new_tokens + scratch),
+            longest=max(map(len, self.prompts)),
         )
-        call = dataclasses.replace(call, prompt_width=bucket(longest))
-        state = jax.block_until_ready(call.state)
-        begin = time.perf_counter()
-        state = jax.block_until_ready(call.advance(state, 0))
-        ready = time.perf_counter()
-        state = jax.block_until_ready(call.advance(state))
-        end = time.perf_counter()
-        result = call.result(state)
+        timed = call.timed()
+        result = timed.result
         stats, count = result.stats(), int(result.length[0])
         tokenizer = self.pipe.target.tokenizer
         ids = np.asarray(result.tokens)[0, :count].tolist()
@@ -137,8 +129,8 @@ class Bench:
             accepted=int(stats.accepted[0]),
             drafted=int(stats.drafted[0]),
             logp_raw=float(np.asarray(result.trace.logp_raw)[0, :count].sum()),
-            seconds=end - ready,
-            prefill_seconds=ready - begin,
+            seconds=timed.seconds,
+            prefill_seconds=timed.prefill_seconds,
             text=tokenizer.decode(ids, continuation=True) if tokenizer else "",
         )
 

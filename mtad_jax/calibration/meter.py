@@ -175,15 +175,12 @@ class EngineMeter:
         """Decode one group of prompts; prefill is not timed."""
         call = self._call(strategy, group, seed)
         self._decoded.add(jax.tree.structure(strategy))  # traced settings share a program
-        state = jax.block_until_ready(call.advance(call.state, 0))
-        begin = self.clock()
-        state = jax.block_until_ready(call.advance(state))
-        seconds = self.clock() - begin
-        result = call.result(state)
+        timed = call.timed()
+        result = timed.result
         stats, length = result.stats(), np.asarray(result.length)
         return Decoded(
             tokens=int(length.sum()),
-            seconds=seconds,
+            seconds=timed.seconds,
             rounds=int(stats.rounds.max()),
             row_rounds=int(stats.rounds.sum()),
             accepted_at=tuple(stats.accepted_at.sum(axis=0).tolist()),
@@ -207,13 +204,12 @@ class EngineMeter:
     def _call(self, strategy: Strategy, group: int, seed: int) -> Call:
         """Check a call and make it ready; all groups of a rule run in one program."""
         rows = list(range(group * self._batch, (group + 1) * self._batch))
-        longest, new = int(self._length.max()), self._settings["max_new_tokens"]
         settings = self._own_settings(strategy)
         settings["seed"], settings["row_ids"] = seed, rows
-        settings["slots"] = bucket(longest + new + strategy.scratch(new))
-        ids, length = self._ids[rows], self._length[rows]
-        call = prepare(self._target, ids, length, strategy=strategy, draft=self._draft, **settings)
-        return dataclasses.replace(call, prompt_width=bucket(longest))
+        return prepare(
+            self._target, self._ids[rows], self._length[rows], strategy=strategy,
+            draft=self._draft, longest=int(self._length.max()), **settings,
+        )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("batch", "nodes", "slots"))

@@ -1,5 +1,6 @@
 """`generate` and `stream`: host checks, buckets, and calls of the one compiled program."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Unpack
@@ -85,6 +86,21 @@ def _stream(call: "Call", rounds: int) -> Iterator[DecodeResult]:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """A call that was run against the clock.
+
+    Attributes:
+      result: what it gave.
+      prefill_seconds: wall time of running the prompts through the models.
+      seconds: wall time of all rounds.
+    """
+
+    result: DecodeResult
+    prefill_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Call:
     """One checked call: what `run` needs beside the state, and the state before prefill."""
 
@@ -105,6 +121,19 @@ class Call:
             prompt_width=self.prompt_width, mesh=self.mesh,
         )  # fmt: skip
 
+    def timed(self) -> "Timed":
+        """Run the whole call, prefill and rounds timed apart, everything waited for; once only.
+
+        The state is donated. Compiling is in the times of a program's first call.
+        """
+        state = jax.block_until_ready(self.state)
+        begin = time.perf_counter()
+        state = jax.block_until_ready(self.advance(state, 0))
+        ready = time.perf_counter()
+        state = jax.block_until_ready(self.advance(state))
+        end = time.perf_counter()
+        return Timed(self.result(state), ready - begin, end - ready)
+
     def result(self, state: DecodeState) -> DecodeResult:
         """Return what a state holds for the user."""
         return result_of(
@@ -120,20 +149,35 @@ def prepare(
     *,
     strategy: Strategy,
     draft: BoundLM | None = None,
+    longest: int | None = None,
     **settings: Unpack[Settings],
 ) -> Call:
     """Check everything on the host and build the state before prefill.
 
-    For those who drive the loop themselves, as the benchmark does to time prefill and decoding
-    apart; arguments and errors are `generate`'s.
+    For those who drive the loop themselves or time it (`Call.timed`); arguments and errors are
+    `generate`'s, and one more.
+
+    Args:
+      target: as `generate`'s, and so are those not named here.
+      prompt_ids: as `generate`'s.
+      prompt_length: as `generate`'s.
+      strategy: as `generate`'s.
+      draft: as `generate`'s.
+      longest: tokens of the longest prompt of several calls that are to run in one program: this
+        one is prefilled as wide, with a cache that would hold it. None: of this call's prompts.
+      **settings: as `generate`'s.
     """
     arguments.check_concrete({"prompt_ids": prompt_ids, "prompt_length": prompt_length})
     draft = checks.check_draft(target, draft, strategy)
     ids, length = checks.check_prompts(prompt_ids, prompt_length, target.vocab_size)
     plan = check_settings(settings, length, strategy=strategy, target=target, draft=draft)
-    longest, mesh = int(length.max()), target.mesh
-    width = min(bucket(longest), plan.slots)
-    ids = np.pad(ids[:, :longest], ((0, 0), (0, width - longest)))
+    own, mesh, slots = int(length.max()), target.mesh, plan.slots
+    longest = own if longest is None else max(own, longest)
+    if longest > own:
+        scratch = strategy.scratch(plan.max_new_tokens)
+        slots = max(slots, bucket(longest + plan.max_new_tokens + scratch))
+    width = min(bucket(longest), slots)
+    ids = np.pad(ids[:, :own], ((0, 0), (0, width - own)))
     ids, new = np.repeat(ids, plan.samples, axis=0), np.int32(plan.max_new_tokens)
     checks.check_rows(len(ids), mesh)
     rows = (ids, plan.length, plan.length + new, plan.seed, plan.row_ids)
@@ -144,7 +188,7 @@ def prepare(
     else:
         rows = tuple(jax.device_put(x, by_rows(mesh, x)) for x in rows)
         strategy, controls = jax.device_put((strategy, controls), replicated(mesh))
-    state = empty_state(target, draft, strategy, controls, *rows, slots=plan.slots, mesh=mesh)
+    state = empty_state(target, draft, strategy, controls, *rows, slots=slots, mesh=mesh)
     leaf = jax.tree.leaves(target.params)[0]
     if mesh is None and leaf.committed and len(leaf.devices()) == 1:
         # `run` gives its state back committed; given an uncommitted one it would compile twice.
