@@ -1,16 +1,14 @@
 """Conversions both ways, tensor by tensor, into folders that appear whole or not at all."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from mtad_jax.checkpoints import arrays
 from mtad_jax.checkpoints.atomic import new_folder
+from mtad_jax.checkpoints.folder import IGNORED, dtype_name, folder_bytes, write_folder
 from mtad_jax.checkpoints.hf.params import to_params, to_tensors
 from mtad_jax.checkpoints.hf.read import (
     SIDE_FILES,
@@ -24,13 +22,9 @@ from mtad_jax.checkpoints.hf.write import (
     SHARD_BYTES,
     with_dtype,
     write_json,
-    write_safetensors,
     write_tensors,
 )
-from mtad_jax.checkpoints.load import FORMAT_VERSION, Metadata, open_params, read_metadata
-from mtad_jax.checkpoints.save import dtype_name, folder_bytes
-
-_IGNORED = "ignored.safetensors"
+from mtad_jax.checkpoints.load import Metadata, open_params, read_metadata
 
 
 def from_hf(
@@ -52,23 +46,16 @@ def from_hf(
     folder = open_folder(source)
     _, params, layout = to_params(folder.config, folder.tensors)
     target = jax.tree.map(lambda leaf: leaf.astype(dtype).finite(), params)
-    metadata = Metadata(
-        format_version=FORMAT_VERSION,
-        source=source.resolve().name,
-        source_dtype=dtype_name(params),
-        dtype=dtype_name(target),
-        converter_version=version("mtad-jax"),
-        layout=layout,
-    )
-    with new_folder(output, overwrite=overwrite, need_bytes=folder_bytes(target)) as temporary:
-        with _Progress(target, "from_hf") as ticking:
-            arrays.save(temporary / "params", ticking)
-        if layout.ignored:
-            ignored = {key: folder.tensors[key] for key in layout.ignored}
-            write_safetensors(temporary / _IGNORED, ignored)
-        copy_files(source, temporary, ("config.json", *SIDE_FILES))
-        write_json(temporary / "metadata.json", asdict(metadata))
-    return metadata
+    with _Progress(target, "from_hf") as ticking:
+        return write_folder(
+            output,
+            ticking,
+            source,
+            source_dtype=dtype_name(params),
+            layout=layout,
+            ignored={key: folder.tensors[key] for key in layout.ignored},
+            overwrite=overwrite,
+        )
 
 
 def to_hf(
@@ -96,10 +83,10 @@ def to_hf(
     metadata, config = read_metadata(source), read_config(source)
     layout, ignored = metadata.layout, {}
     if layout.ignored:
-        file = inner_file(source, _IGNORED)
+        file = inner_file(source, IGNORED)
         ignored = {} if file is None else read_safetensors(file)
         if ignored.keys() != set(layout.ignored):
-            raise ValueError(f"{source / _IGNORED}: missing or incomplete: convert again")
+            raise ValueError(f"{source / IGNORED}: missing or incomplete: convert again")
     params = jax.tree.map(lambda leaf: leaf.finite(), open_params(source))
     tensors = to_tensors(config, params, layout, ignored)
     with new_folder(output, overwrite=overwrite, need_bytes=folder_bytes(tensors)) as temporary:

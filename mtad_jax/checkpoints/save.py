@@ -1,24 +1,17 @@
 """Writes a loaded model as one of our own folders."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
-from mtad_jax.checkpoints.atomic import new_folder
-from mtad_jax.checkpoints.hf.params import KeyLayout
-from mtad_jax.checkpoints.hf.read import SIDE_FILES, copy_files
-from mtad_jax.checkpoints.hf.write import with_dtype, write_json
+from mtad_jax.checkpoints.folder import dtype_name, write_folder
+from mtad_jax.checkpoints.hf.write import with_dtype
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor, from_array
-from mtad_jax.checkpoints.load import FORMAT_VERSION, LoadedModel, Metadata
+from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.devices.sharding import is_spec
 from mtad_jax.models.linen import LinenLM
-
-_MARGIN = 16_000_000  # bytes beside the weights: tokenizer, metadata, file system blocks
 
 
 def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> None:
@@ -38,8 +31,6 @@ def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> N
       TypeError: it is no `LoadedModel`.
       OSError: the output cannot be written.
     """
-    from mtad_jax.checkpoints import arrays  # orbax takes long to import
-
     if not isinstance(loaded, LoadedModel):
         raise TypeError(
             f"loaded is a {type(loaded).__name__}, not a LoadedModel: write save(loaded, path) and "
@@ -47,31 +38,8 @@ def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> N
         )
     params = _stored(loaded)
     dtype = dtype_name(params)
-    metadata = Metadata(
-        format_version=FORMAT_VERSION,
-        source=loaded.folder.resolve().name,
-        source_dtype=dtype,
-        dtype=dtype,
-        converter_version=version("mtad-jax"),
-        layout=KeyLayout(),
-    )
     config = loaded.config if dtype == "mixed" else with_dtype(loaded.config, dtype)
-    with new_folder(path, overwrite=overwrite, need_bytes=folder_bytes(params)) as temporary:
-        arrays.save(temporary / "params", params)
-        copy_files(loaded.folder, temporary, SIDE_FILES)
-        write_json(temporary / "config.json", config)
-        write_json(temporary / "metadata.json", asdict(metadata))
-
-
-def dtype_name(tree: Mapping[str, Any]) -> str:
-    """Return the dtype of all weights of a tree, "mixed" if they have several."""
-    names = {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
-    return names.pop() if len(names) == 1 else "mixed"
-
-
-def folder_bytes(tree: Mapping[str, Any]) -> int:
-    """Return about how many bytes a folder with the weights of a tree takes."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _MARGIN
+    write_folder(path, params, loaded.folder, config=config, overwrite=overwrite)
 
 
 def _stored(loaded: LoadedModel) -> dict[str, Any]:
