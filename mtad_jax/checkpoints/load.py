@@ -59,8 +59,8 @@ class LoadedModel:
         ids than the embedding has rows leaves the rest as padding.
       config: the Hugging Face `config.json`.
       tokenizer: None where the folder has none.
-      eos_ids: end tokens, of `generation_config.json` if it has any, else of `config.json`, else
-        the tokenizer's.
+      eos_ids: end tokens, of `generation_config.json` if it names them ([]: none), else of
+        `config.json`, else the tokenizer's.
       bos_id: start token by the same files, None if they name none.
       folder: that it was loaded from.
     """
@@ -134,14 +134,15 @@ def load(
     if tokenizer is not None:
         vocab = min(vocab, tokenizer.vocab_size)
     eos_ids = _token_ids(path, config, "eos_token_id")
-    if not eos_ids and tokenizer is not None and tokenizer.eos_id is not None:
-        eos_ids = (tokenizer.eos_id,)
+    if eos_ids is None:
+        own = None if tokenizer is None else tokenizer.eos_id
+        eos_ids = () if own is None else (own,)
     return LoadedModel(
         lm=BoundLM(params, model, vocab),
         config=config,
         tokenizer=tokenizer,
         eos_ids=eos_ids,
-        bos_id=next(iter(_token_ids(path, config, "bos_token_id")), None),
+        bos_id=next(iter(_token_ids(path, config, "bos_token_id") or ()), None),
         folder=path,
     )
 
@@ -281,16 +282,17 @@ def _compute_dtype(dtype: np.dtype | None, tree: Mapping[str, Any]) -> np.dtype:
     return np.dtype(jnp.float32) if jax.default_backend() == "cpu" else stored
 
 
-def _token_ids(path: Path, config: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    """Return the ids that a setting names: one, a list, or none."""
-    ids: list[int] = []
-    rows = config["vocab_size"]
+def _token_ids(path: Path, config: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
+    """Return the ids of the first file that has the setting, None if none has; [] names none."""
     generation = read_json(path, "generation_config.json") or {}
     for file, data in (("generation_config.json", generation), (CONFIG, config)):
         found = read_fields(str(path / file), data, {name: TOKEN_FIELDS[name]})[name]
-        ids = ids or ([] if found is None else found if isinstance(found, list) else [found])
-        if name == "eos_token_id" and ids and max(ids) >= rows:
+        if found is None:
+            continue
+        ids, rows = tuple(found if isinstance(found, list) else [found]), config["vocab_size"]
+        if name == "eos_token_id" and max(ids, default=0) >= rows:
             raise ValueError(
                 f"{path / file}: {name}={shown(found)} must be below vocab_size={rows}"
             )
-    return tuple(ids)
+        return ids
+    return None

@@ -30,7 +30,8 @@ class Tokenizer:
     Attributes:
       vocab_size: highest id + 1; a model's embedding may have more rows than that.
       bos_id: start token, or None.
-      eos_id: end token, or None.
+      eos_id: end token by the tokenizer's own files, or None; what ends a text is
+        `LoadedModel.eos_ids`, where the model's files come first.
       adds_bos: whether `encode` starts a text with `bos_id`, as the model was trained.
       special_ids: ids which `decode` leaves out by default.
       leading_spaces: spaces dropped at the start of a text, where sentencepiece adds one.
@@ -147,13 +148,12 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
         backend = tokenizer_files.read_vocab_and_merges(vocab, merges, settings)
     else:
         return None
-    ends = _model_ids(settings.model.get("eos_token_id"), backend)
     starts = _model_ids(settings.model.get("bos_token_id"), backend)
     adds_bos = settings.flags.get("add_bos_token")
     return Tokenizer(
         backend,
         bos_id=_role_id("bos_token", starts, backend, settings, folder),
-        eos_id=_role_id("eos_token", ends, backend, settings, folder),
+        eos_id=_role_id("eos_token", [], backend, settings, folder),
         adds_bos=backend.adds_bos if adds_bos is None else bool(adds_bos),
     )
 
@@ -171,7 +171,7 @@ def _role_id(
     settings: tokenizer_settings.TokenizerSettings,
     folder: Path,
 ) -> int | None:
-    """Id of a role: by the tokenizer's configuration, else the model's, else the files' own."""
+    """Id of a role: by the tokenizer's configuration, else `model_ids`, else the files' own."""
     if role in settings.roles:
         token = settings.roles[role]
         if token is not None and token not in backend.vocabulary:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hf_folders import LLAMA, LLAMA_TIED, OPT, random_tensors, write_folder
+from tiny_tokenizers import byte_level_folder
 
 from checkpoints_convert import engine
 from mtad_jax.checkpoints import load as checkpoint
@@ -292,3 +293,30 @@ def test_settings_that_cannot_be_right(tmp_path, config, change, wanted, ours):
     write_json(folder / "config.json", config | change)
     text = message(folder)
     assert str(folder) in text and wanted in text, text
+
+
+@pytest.mark.parametrize("generation", [None, {"eos_token_id": [3, 4]}, {"eos_token_id": []}])
+@pytest.mark.parametrize("config", [2, [5, 6]])
+def test_end_tokens_as_transformers_takes_them(tmp_path, config, generation):
+    """`generation_config.json` before `config.json`, whatever the tokenizer says."""
+    transformers = pytest.importorskip("transformers")
+    folder = byte_level_folder(tmp_path / "hf", eos_token="<s>")
+    config = LLAMA | {"vocab_size": 400, "eos_token_id": config}
+    write_folder(folder, config, random_tensors(config))
+    if generation is not None:
+        write_json(folder / "generation_config.json", generation)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).generation_config
+    ends = theirs.eos_token_id
+    ours = checkpoint.load(folder)
+    assert list(ours.eos_ids) == (ends if isinstance(ends, list) else [ends])
+    assert ours.tokenizer is not None and ours.tokenizer.eos_id == 0  # its own files' word
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_end_token_of_the_tokenizer_where_the_model_names_none(tmp_path, null):
+    folder = byte_level_folder(tmp_path / "hf", eos_token="<s>")
+    config = LLAMA | {"vocab_size": 400, "eos_token_id": None}
+    write_folder(folder, config, random_tensors(config))
+    if null:
+        write_json(folder / "generation_config.json", {"eos_token_id": None})
+    assert checkpoint.load(folder).eos_ids == (0,)

@@ -246,12 +246,13 @@ def test_configuration_names_special_tokens(tmp_path):
     start, end, turn = (plain.vocabulary()[f"<|{n}|>"] for n in
                         ("begin_of_text", "end_of_text", "eot_id"))  # fmt: skip
     assert (plain.bos_id, plain.eos_id, plain.adds_bos) == (start, end, True)
-    write(folder / "config.json", {"bos_token_id": start, "eos_token_id": 10**6})
-    assert load_tokenizer(folder).eos_id == end  # a default beyond this vocabulary
-    write(folder / "generation_config.json", {"eos_token_id": [turn, end]})
+    write(folder / "generation_config.json", {"eos_token_id": [turn], "bos_token_id": 10**6})
+    loaded = load_tokenizer(folder)  # ends are the tokenizer's own; that start is beyond it
+    assert (loaded.bos_id, loaded.eos_id) == (start, end)
+    write(folder / "generation_config.json", {"bos_token_id": turn})
+    assert load_tokenizer(folder).bos_id == turn
+    write(folder / "special_tokens_map.json", {"eos_token": {"content": "<|eot_id|>"}})
     assert load_tokenizer(folder).eos_id == turn
-    write(folder / "special_tokens_map.json", {"eos_token": {"content": "<|end_of_text|>"}})
-    assert load_tokenizer(folder).eos_id == end
     write(folder / "tokenizer_config.json", {"bos_token": None, "add_bos_token": True})
     loaded = load_tokenizer(folder)
     assert loaded.bos_id is None and loaded.encode("hi") == plain.encode("hi", add_bos=False)
