@@ -134,6 +134,9 @@ def _define_flags(values: flags.FlagValues) -> None:
         )  # fmt: skip
 
 
+_PATHS = ("converted", "data_dir", "draft", "output", "prompts", "source", "target")
+
+
 def _parse(argv: Sequence[str], about: str) -> list[str]:
     """Parse absl flags without the usage text that absl prints around an error or for --help."""
     if any(word in _HELP for word in itertools.takewhile(lambda word: word != "--", argv[1:])):
@@ -146,4 +149,7 @@ def _parse(argv: Sequence[str], about: str) -> list[str]:
         sys.exit(1)
     if flags.FLAGS["verbosity"].using_default_value:  # absl would raise it to INFO next
         flags.FLAGS.verbosity = logging.WARNING
+    for name in _PATHS:  # shells leave the ~ of --output=~/x alone
+        if name in flags.FLAGS and isinstance(value := flags.FLAGS[name].value, str):
+            flags.FLAGS[name].value = os.path.expanduser(value)
     return rest
