@@ -197,7 +197,7 @@ def test_a_wrong_mesh_is_refused_before_weights_are_read(tmp_path, monkeypatch):
 
 
 _PEAK = """
-import json, sys, threading
+import ctypes, gc, json, sys, threading
 from pathlib import Path
 import jax
 from jax import numpy as jnp
@@ -214,6 +214,9 @@ def resident():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
 
 def peak_of(folder):
+    # What was freed before, by libraries that are loaded on first use, must not hide what comes.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     before, peak, done = resident(), 0, threading.Event()
     def watch():
         nonlocal peak
