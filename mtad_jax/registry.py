@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from mtad_jax.decode.arguments import is_strategy
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.errors import one_line
 from mtad_jax.recipes import RECIPES
@@ -89,7 +90,7 @@ def make(name: str, /, **settings: Any) -> Strategy:
       ValueError: there is no such recipe, it refuses its settings, or returns something else.
     """
     found = find(name)(**settings)
-    if not isinstance(found, Strategy):
+    if not is_strategy(found):
         raise ValueError(f"{name} returns a {type(found).__name__}: a recipe returns a Strategy")
     return found
 

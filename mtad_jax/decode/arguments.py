@@ -5,6 +5,7 @@ model, a call inside `jit`. Whether values are in range and fit each other is ch
 `mtad_jax.decode.checks`.
 """
 
+import inspect
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,8 @@ from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.warp import Warp
 from mtad_jax.models.protocol import BoundLM, CausalLM
 
-_RULE = ("check", "start", "step", "finish", "scratch", "needs_draft", "lookahead")
+_RULE = ("check", "start", "step", "finish", "scratch")
+_RULE += ("depth", "lookahead", "needs_draft", "lossless", "bound")
 _SHOWN = 40  # characters of a value that a message repeats
 _ELSEWHERE = {
     **dict.fromkeys(Warp.__annotations__, "warp=Warp({name}=...)"),
@@ -76,14 +78,23 @@ def check_model(name: str, lm: Any) -> None:
     raise TypeError(f"{name} is a {type(lm).__name__}, not a BoundLM: {cure}")
 
 
+def is_strategy(value: Any) -> bool:
+    """Return whether a value has all that `Strategy` has; nothing of it is computed.
+
+    A `bound` may be: reading it opens JAX's devices, too early for a program that chooses them.
+    """
+    missing = object()
+    found = (inspect.getattr_static(value, name, missing) for name in _RULE)
+    return not isinstance(value, type) and all(x is not missing for x in found)
+
+
 def check_strategy(strategy: Strategy) -> None:
     """Check that an argument is a decoding rule.
 
     Raises:
       TypeError: it is something else, such as a rule's name or its recipe.
     """
-    missing = [name for name in _RULE if not hasattr(strategy, name)]
-    if not missing and not isinstance(strategy, type):
+    if is_strategy(strategy):
         return
     what, cure = shown(strategy), "give one, such as recipes.mmtad(depth=4)"
     if isinstance(strategy, str):

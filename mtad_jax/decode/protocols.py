@@ -1,6 +1,6 @@
 """The small protocols that a decoding rule is made of."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from flax import struct
 
@@ -108,7 +108,6 @@ class Verifier(Protocol):
         ...
 
 
-@runtime_checkable
 class Strategy(Protocol):
     """A whole decoding rule, as the loop sees it."""
 
