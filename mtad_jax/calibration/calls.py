@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtad_jax.decode.loop import empty_state
+from mtad_jax.decode.loop import empty_state, kinds_of
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.state import Controls
 from mtad_jax.models.protocol import BoundLM
@@ -47,7 +47,7 @@ def round_calls(
     def one_round() -> Array:
         state = empty_state(
             shadow, shadow_draft, strategy, controls, ids, one, 4 * one, one.astype(np.uint32), one,
-            slots=8 + strategy.scratch(4),
+            kinds=kinds_of(strategy), slots=8 + strategy.scratch(4),
         )  # fmt: skip
         return strategy.step(shadow, shadow_draft, state, controls).length
 

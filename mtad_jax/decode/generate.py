@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mtad_jax.decode import arguments, checks
-from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, result_of, run_rounds
+from mtad_jax.decode.loop import ALL_ROUNDS, bucket, empty_state, kinds_of, result_of, run_rounds
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
@@ -118,7 +118,7 @@ class Call:
         """Prefill if that is still to do and run at most `rounds` rounds; donates the state."""
         return run_rounds(
             self.target, self.draft, self.strategy, self.controls, state, np.int32(rounds),
-            prompt_width=self.prompt_width, mesh=self.mesh,
+            kinds=kinds_of(self.strategy), prompt_width=self.prompt_width, mesh=self.mesh,
         )  # fmt: skip
 
     def timed(self) -> "Timed":
@@ -137,8 +137,8 @@ class Call:
     def result(self, state: DecodeState) -> DecodeResult:
         """Return what a state holds for the user."""
         return result_of(
-            self.strategy, state, self.prompt_length, max_new_tokens=self.max_new_tokens,
-            mesh=self.mesh,
+            self.strategy, state, self.prompt_length, kinds=kinds_of(self.strategy),
+            max_new_tokens=self.max_new_tokens, mesh=self.mesh,
         )  # fmt: skip
 
 
@@ -188,7 +188,9 @@ def prepare(
     else:
         rows = tuple(jax.device_put(x, by_rows(mesh, x)) for x in rows)
         strategy, controls = jax.device_put((strategy, controls), replicated(mesh))
-    state = empty_state(target, draft, strategy, controls, *rows, slots=slots, mesh=mesh)
+    state = empty_state(
+        target, draft, strategy, controls, *rows, kinds=kinds_of(strategy), slots=slots, mesh=mesh
+    )
     leaf = jax.tree.leaves(target.params)[0]
     if mesh is None and leaf.committed and len(leaf.devices()) == 1:
         # `run` gives its state back committed; given an uncommitted one it would compile twice.

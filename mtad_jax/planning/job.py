@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mtad_jax.decode import checks
-from mtad_jax.decode.loop import empty_state
+from mtad_jax.decode.loop import empty_state, kinds_of
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.decode.state import Controls, DecodeState
@@ -191,7 +191,9 @@ def state_of(job: Job) -> DecodeState:
     rows = [jax.ShapeDtypeStruct((batch, job.prompt), jnp.int32)]
     rows += [jax.ShapeDtypeStruct((batch,), dtype) for dtype in whole.values()]
     state = jax.eval_shape(
-        lambda *args: empty_state(*args, slots=job.slots, mesh=job.mesh),
+        lambda *args: empty_state(
+            *args, kinds=kinds_of(job.strategy), slots=job.slots, mesh=job.mesh
+        ),
         job.target, job.draft, *settings_of(job), *rows,
     )  # fmt: skip
 

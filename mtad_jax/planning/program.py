@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from mtad_jax.decode.loop import run_rounds
+from mtad_jax.decode.loop import kinds_of, run_rounds
 from mtad_jax.devices.sharding import by_rows, replicated
 from mtad_jax.planning.job import Job, placed, settings_of, state_of
 
@@ -62,7 +62,7 @@ def compile_decode(job: Job) -> Program:
     begin = time.perf_counter()
     lowered = run_rounds.lower(
         job.target, job.draft, *settings_of(job), state_of(job), rounds,
-        prompt_width=job.prompt, mesh=job.mesh,
+        kinds=kinds_of(job.strategy), prompt_width=job.prompt, mesh=job.mesh,
     )  # fmt: skip
     return _compile(lowered, begin)
 

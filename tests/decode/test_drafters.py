@@ -10,6 +10,7 @@ import reference as ref
 import replay
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jitted import jit_of_rule
 
 from mtad_jax.decode import random
 from mtad_jax.decode.draft_verify import DraftVerify
@@ -40,7 +41,7 @@ def prompts(seed, vocab=6):
     return np.random.default_rng(seed).integers(0, vocab, (BATCH, 9))
 
 
-_propose = jax.jit(lambda drafter, lm, state, controls: drafter.propose(lm, state, controls)[0])
+_propose = jit_of_rule(lambda drafter, lm, state, controls: drafter.propose(lm, state, controls)[0])
 
 
 def propose(drafter, lm, ids, lengths=LENGTHS, **settings_):

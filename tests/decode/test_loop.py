@@ -1,11 +1,16 @@
 """Buckets, prefill, and what a drafter asks of the draft model, by hand."""
 
 import dataclasses
+import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
+from jitted import jit_of_rule
 
+from mtad_jax import recipes
 from mtad_jax.decode import loop
 from mtad_jax.decode.drafters.base import OneChain, chain_draft, last_logits
 from mtad_jax.decode.drafters.none import NoDraft
@@ -86,3 +91,25 @@ def test_what_a_drawn_chain_says_of_itself():
     chain.depth = 3
     assert chain.nodes == 4 and chain.chain and chain.candidate and chain.drawn
     assert chain.needs_draft
+
+
+def test_rules_that_jax_takes_for_equal_are_told_apart():
+    """Where two trees differ in their classes only, a compiled program must not serve both."""
+    rules = [recipe() for recipe in recipes.RECIPES.values()]
+
+    def classes(rule):
+        return type(rule), *(type(getattr(rule, part, None)) for part in ("drafter", "verifier"))
+
+    pairs = [(a, b) for a, b in itertools.combinations(rules, 2) if classes(a) != classes(b)]
+    assert all(loop.kinds_of(a) != loop.kinds_of(b) for a, b in pairs)
+    assert loop.kinds_of(recipes.mtad(tau=0.1)) == loop.kinds_of(recipes.mtad(tau=0.9))
+    if not any(jax.tree.structure(a) == jax.tree.structure(b) for a, b in pairs):
+        pytest.skip("this JAX compares classes itself")
+
+
+def test_a_hundred_rules_of_one_shape_keep_their_own_programs():
+    """By JAX's own comparison about one in six is given the program of another class."""
+    number = jit_of_rule(lambda rule, x: x + rule.number)
+    for i in range(100):
+        rule = struct.dataclass(type(f"Rule{i}", (), {"number": i, "__annotations__": {}}))
+        assert number(rule(), 0) == i

@@ -19,6 +19,7 @@ import numpy as np
 import reference as ref
 from exact_tests import Judge
 from flax import struct
+from jitted import jit_of_rule
 
 from mtad_jax.decode import draft_verify, loop, random
 from mtad_jax.decode.draft import DraftTree
@@ -223,7 +224,7 @@ def _all_drafts(drafter, vocab: int) -> np.ndarray:
     return np.array(list(every), np.int32)  # one row () has the shape [1, 0]
 
 
-@jax.jit
+@jit_of_rule
 def _propose(strategy, target, draft, controls, ids, length, wanted):
     """Prefill and one step up to the verifier; the drafts are those wanted, where q gives them.
 
@@ -248,7 +249,7 @@ def _propose(strategy, target, draft, controls, ids, length, wanted):
     ):
         state = loop.empty_state(
             target, draft, strategy, controls, ids, length, length + 9, jnp.uint32(0),
-            jnp.arange(len(ids)), slots=SLOTS,
+            jnp.arange(len(ids)), kinds=loop.kinds_of(strategy), slots=SLOTS,
         )  # fmt: skip
         # Not through `run`, whose compiled programs outlive the patches.
         state = loop._prefill(target, draft, state, WIDTH)

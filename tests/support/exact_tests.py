@@ -14,6 +14,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jitted import jit_of_rule
 
 from mtad_jax.decode import random
 from mtad_jax.decode.draft import DraftTree
@@ -126,7 +127,7 @@ def _tests_of(structure, kinds: tuple) -> int:
     return sum(taken)
 
 
-@jax.jit
+@jit_of_rule
 def _verdicts(verifier, draft, logp, logits, controls, rows, u):
     """Leaf and bonus log-weights of rows under uniforms u [rows, tests]."""
     taken = 0
