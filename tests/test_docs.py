@@ -108,7 +108,6 @@ def snippets() -> list:
 
 
 @pytest.mark.parametrize("code", snippets())
-@pytest.mark.usefixtures("compiled_quickly")
 def test_snippets_run(code):
     code = code.replace("max_new_tokens=100", "max_new_tokens=8")
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})

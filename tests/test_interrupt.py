@@ -35,7 +35,9 @@ BODY = {
 def test_interrupt(where, tmp_path):
     body = textwrap.indent(textwrap.dedent(BODY[where]), "    ")
     code = (
-        "import time, jax, jax.numpy as jnp\nfrom mtad_jax import cli\n"
+        "import signal, time, jax, jax.numpy as jnp\nfrom mtad_jax import cli\n"
+        # A shell's background job, which the tests may be, ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"def main(_):\n{body}\ncli.run(main, ['program', '--compilation_cache=off'])\n"
     )
     process = subprocess.Popen(

@@ -7,19 +7,17 @@ import os
 import outside_rules
 import pytest
 from absl import flags
+from draft_shapes import each
 from generate_flags import read, run
 
 from experiments.flags import rules
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 
-FAST = ("sample", "speculative", "mmtad")  # the others are slow: a program each
+FAST = ("sample", "speculative", "mmtad")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in recipes.RECIPES]
-)
-@pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize("name", each(recipes.RECIPES, FAST, among=()))
 def test_every_rule_continues_a_prompt_with_the_shipped_pair(name, capsys):
     assert run(f"--strategy={name}", "--prompt=Once upon a time", "--max_new_tokens=8") == 0
     out, err = capsys.readouterr()
@@ -57,7 +55,6 @@ def test_a_rule_of_another_package_has_the_flags_of_its_signature():
     assert read("--strategy=outside_rules:slack", "--strategy=mtad").strategy == recipes.mtad()
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_rule_of_another_package_decodes_and_is_named_in_the_rows(tmp_path):
     out = tmp_path / "out.jsonl"
     flags = ("--prompt=Once upon a time", "--max_new_tokens=8", f"--output={out}")

@@ -16,7 +16,6 @@ from mtad_jax.decode.target_only import beam_search
 from mtad_jax.decode.target_only.beam_search import BeamSearch, BeamState
 from mtad_jax.testing import table_lm
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 VOCAB, NEW, WIDE = 3, 3, 3
 
 

@@ -24,8 +24,6 @@ from mtad_jax.decode.verifiers.typical import Typical
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CONTROLS = Controls(Warp(), Warp(), jnp.zeros((0,), jnp.int32))
 UNLIKELY = -9.0  # of tokens that nobody drafted
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from draft_shapes import OF_EACH_SHAPE, each
 from flax import struct
 
 from mtad_jax import recipes
@@ -89,45 +90,22 @@ def llamas():
     return target, dataclasses.replace(target, params=draft.params | {"layer_1": other})
 
 
-# One rule for each shape of a draft: what a rule does with a cache depends on the shape alone.
-OF_EACH_SHAPE = {
-    "none": "sample",
-    "target's beams": "beam",
-    "target's blocks": "mtjd",
-    "chain": "speculative",
-    "confident chain": "bild",
-    "lookup": "lookup",
-    "tree": "specinfer",
-    "beam tree": "threshold",
-    "pairs": "dsbd",
-    "lattice": "mmtad",
-}
-
-
 # Each of these differs from another recipe in its draft only.
 VARIANTS = ("threshold-chain", "typical-chain", "typical-tree", "mtjd-sample", "mtjd-exact")
 
 
-def on_tables(name):
-    """Each compiles programs; of a shape's rules the first is in `make test-fast`."""
-    mark = () if name in OF_EACH_SHAPE.values() else pytest.mark.slow
-    return pytest.param(name, marks=mark)
+PLAIN = [name for name in RECIPES if "-" not in name]
 
 
-@pytest.mark.parametrize("name", [on_tables(name) for name in RECIPES])
-@pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize(
+    "name",
+    each(PLAIN, OF_EACH_SHAPE.values(), others="slow") + each(sorted(RECIPES.keys() - PLAIN)),
+)
 def test_on_tables(name):
     check_strategy(RECIPES[name], *tables(), **EXPECTED.get(name, {}))
 
 
-def on_llamas(name):
-    """Each compiles programs; of a shape's rules the first is in `make test`."""
-    mark = pytest.mark.slow if name in OF_EACH_SHAPE.values() else pytest.mark.heavy
-    return pytest.param(name, marks=mark)
-
-
-@pytest.mark.parametrize("name", [on_llamas(name) for name in RECIPES if name not in VARIANTS])
-@pytest.mark.usefixtures("compiled_quickly")  # test_golden compiles them as users do
+@pytest.mark.parametrize("name", each(name for name in RECIPES if name not in VARIANTS))
 def test_on_llamas(name):
     """Every rule; its variants use a cache in the same way, and are tried on tables."""
     check_strategy(RECIPES[name], *llamas(), **EXPECTED.get(name, {}))
@@ -140,19 +118,16 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("asked", given)
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_rule_of_the_command_line_on_tables(asked):
     check_strategy(Candidate.parse(asked).strategy, *tables())
 
 
-@pytest.mark.usefixtures("compiled_quickly")
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_rule_of_the_command_line_on_llamas(asked):
     check_strategy(Candidate.parse(asked).strategy, *llamas())
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_without_a_warp():
     check_strategy(recipes.mmtad(2, 3), *tables(), warp=Warp())
 
@@ -172,7 +147,6 @@ def test_a_prompt_longer_than_a_chunk_of_prefill(slots):
 
 
 @pytest.mark.parametrize("name", ["speculative", "mmtad-sample"])
-@pytest.mark.usefixtures("compiled_quickly")
 def test_padding_rows_of_the_vocabulary_are_as_if_they_were_not_there(name):
     pair = tables()
     wide = [np.pad(lm.params["table"], ((0, 0), (0, 4)), constant_values=50.0) for lm in pair]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from draft_shapes import each
 from hf_controls import Asked
 
 from mtad_jax import recipes
@@ -34,11 +35,8 @@ ALL = Asked(1.7, (3, 5), 6, (END, 8), temperature=0.9, top_k=7, top_p=0.95, min_
 
 
 def named(names) -> list:
-    """Rules in order; those whose parts others test already are slow (a program each)."""
-    fast = ("greedy", "beam", "speculative", "specinfer", "mtad", "mmtad")
-    return [
-        pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in sorted(names)
-    ]
+    """Rules in order; those whose parts others test already come later."""
+    return each(sorted(names), ("greedy", "beam", "speculative", "specinfer", "mmtad"))
 
 
 def tables(noise=0.7):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draft_shapes import each
 
 import mtad_jax
 from mtad_jax import recipes
@@ -70,7 +71,8 @@ def pipe():
     return mtad_jax.Pipeline.shipped()
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", each(RULES, ("greedy", "speculative", "mmtad")))
 def test_text_is_the_golden_one(name, pipe):
     golden = json.loads(GOLDEN.read_text())[name]
     for got, want in zip(decode(pipe, name), golden, strict=True):

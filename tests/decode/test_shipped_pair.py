@@ -54,8 +54,11 @@ def distance(nats, plain) -> float:
     return abs(statistics.fmean(change)) / (statistics.stdev(change) / math.sqrt(len(change)))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.heavy if n != "speculative" else ()) for n in LOSSLESS],
+)
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LOSSLESS)
 def test_the_perplexity_of_a_lossless_rule_is_samplings(name, write, plain):
     assert distance(write(LOSSLESS[name], 1), plain) < 3.5
 

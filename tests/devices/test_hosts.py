@@ -60,7 +60,6 @@ class Processes:
         env = {
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as `compiled_quickly`
         }
         command = [sys.executable, "-m", "experiments.generate", f"--coordinator=127.0.0.1:{port}"]
         command += [f"--num_processes={count}", "--join_timeout=100", *map(str, args)]
@@ -117,7 +116,6 @@ def texts(path):
     return [{k: row[k] for k in ("prompt_ids", "tokens", "text", "stats")} for row in rows]
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
     ("count", "devices", "mesh", "shipped"),
     [
@@ -143,7 +141,6 @@ def test_several_processes_write_what_one_does(count, devices, mesh, shipped, ow
 
 
 @pytest.mark.heavy
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_killed_process_ends_all_and_its_rows_are_gone_on_from(pair, tmp_path):
     rows = [{"prompt_ids": [1, *range(3, 4 + i % 5)]} for i in range(16)]
     prompts = write_rows(tmp_path / "prompts.jsonl", rows)

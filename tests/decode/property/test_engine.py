@@ -21,8 +21,6 @@ from replay_cases import (
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def joint_rule(case: Case, depth: int, width: int, draw: str, many: bool, tally: Counter):
     """What MTAD (`many`: MMTAD) does in a round, by the reference; its bounds on the way."""

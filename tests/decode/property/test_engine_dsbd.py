@@ -28,8 +28,6 @@ from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.state import REJECTED
 from mtad_jax.decode.warp import Warp
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @dataclass(frozen=True)
 class Shape:

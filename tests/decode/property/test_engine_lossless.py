@@ -31,8 +31,6 @@ from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.warp import Warp
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def chain_rule(rule):
     """A rule over a chain drawn from the draft."""

@@ -29,8 +29,6 @@ from replay_cases import (
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @dataclass(frozen=True)
 class Rule:

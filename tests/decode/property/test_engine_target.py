@@ -27,8 +27,6 @@ from mtad_jax.decode import random
 from mtad_jax.decode.state import DEPTH, END, LENGTH
 from mtad_jax.decode.warp import Warp
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def blocks_of(case: Case, result) -> list[replay.Round]:
     """Every block of a result as one round; a block begins where the trace has its ending."""

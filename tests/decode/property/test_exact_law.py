@@ -31,8 +31,6 @@ from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
 from mtad_jax.decode.warp import Warp
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SMALL = 1e-6  # rounding: f32, and tests of 24 bits
 TEXTS = [(1, 0, 1), (2, 0, 1, 2, 0)]  # with repetitions, for prompt lookup
 

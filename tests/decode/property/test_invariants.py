@@ -24,8 +24,6 @@ from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ROUNDING = 1e-6
 
 
