@@ -10,6 +10,8 @@ import pytest
 
 from mtad_jax.compilation import Counts, ProgramFiles, _prune, default_folder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = ("--prompt=Once upon", "--strategy=greedy", "--max_new_tokens=4")
 

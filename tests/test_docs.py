@@ -108,6 +108,7 @@ def snippets() -> list:
 
 
 @pytest.mark.parametrize("code", snippets())
+@pytest.mark.slow
 def test_snippets_run(code):
     code = code.replace("max_new_tokens=100", "max_new_tokens=8")
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})

@@ -46,6 +46,7 @@ def test_shipped_pair_is_small_and_bound(pipe):
     assert pipe.draft is not None and pipe.target.eos_ids == (2,)
 
 
+@pytest.mark.slow
 def test_shipped_target_is_what_transformers_makes_of_it(pipe):
     path = resources.files("mtad_jax") / "assets" / "target"
     model = LlamaForCausalLM.from_pretrained(str(path), dtype=torch.float32).eval()
@@ -60,6 +61,7 @@ def test_shipped_target_is_what_transformers_makes_of_it(pipe):
 
 
 @pytest.mark.parametrize("name", RULES)
+@pytest.mark.slow
 def test_a_stop_string_cuts_everything_together(pipe, name):
     call = {"strategy": RULES[name], "warp": WARP, "max_new_tokens": 24, "eos_id": ()}
     tokenizer = pipe.target.tokenizer
@@ -83,6 +85,7 @@ def test_a_stop_string_cuts_everything_together(pipe, name):
     assert stream.completion == cut
 
 
+@pytest.mark.slow
 def test_a_stop_string_may_be_a_special_token(pipe):
     """`</s>` comes at the end of a query, and nothing else ends the text where it is no end."""
     prompt = make_tasks(2, 1, None)[1].prompt
@@ -237,6 +240,7 @@ def test_prompts_are_encoded_once(tiny, monkeypatch):
     assert seen == [PROMPT, "A fox"] * 2 + ["A fox"] * 2
 
 
+@pytest.mark.slow
 def test_batches_give_the_texts_of_one_batch(tiny, monkeypatch, capsys):
     prompts = ["The cat", "A", "Once", "hello", "It was"]
     call = {"strategy": RULES["sample"], "warp": WARP, "max_new_tokens": 8, "samples": 2}

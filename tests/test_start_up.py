@@ -10,6 +10,8 @@ import pytest
 import mtad_jax
 from mtad_jax.devices.platforms import _tpu_signs, platforms_without_tpu
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("orbax", "qwix", "sentencepiece", "tokenizers", "transformers", "tensorstore", "torch")
 

@@ -13,6 +13,8 @@ import pytest
 import mtad_jax
 from mtad_jax.__main__ import COMMANDS, commands_folder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mtad_jax", "checkpoints_convert", "configs", "experiments")
 

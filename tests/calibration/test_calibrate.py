@@ -300,6 +300,7 @@ def test_the_calls_of_a_round_are_counted_without_a_model():
         assert round_calls(strategy, *pair, controls) == Calls(target, draft)
 
 
+@pytest.mark.slow
 def test_a_real_run_on_a_tiny_pair():
     """Only its structure: the speeds of random models of a few kilobytes mean nothing."""
     target, draft = tiny_pair()
@@ -327,6 +328,7 @@ def test_a_real_run_on_a_tiny_pair():
     assert one.row_rounds <= one.tokens and one.rounds <= 6 and len(one.logp_raw) == 2
 
 
+@pytest.mark.slow
 def test_a_real_run_without_a_draft_model():
     """Only its structure again: prompt lookup competes, and no draft call is timed."""
     target, _ = tiny_pair()

@@ -15,6 +15,8 @@ from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.configs import LLAMA_FIELDS, OPT_FIELDS, TOKEN_FIELDS
 from mtad_jax.text.settings import TOKENIZER_FIELDS
 
+pytestmark = pytest.mark.slow
+
 ROPE = {
     "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,

@@ -21,6 +21,8 @@ from mtad_jax.checkpoints import arrays, atomic
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.lazy import LazyTensor, from_array
 
+pytestmark = pytest.mark.slow
+
 SIDE = {"tokenizer_config.json": b"{}\n", "generation_config.json": b'{"eos_token_id": [2, 3]}'}
 
 

@@ -187,6 +187,7 @@ def test_path_with_a_backslash_is_refused_before_any_work(tmp_path):
     assert "cannot open paths with a backslash" in message(tmp_path / "a\\b")
 
 
+@pytest.mark.slow
 def test_home_folder(tmp_path, monkeypatch):
     """`--output=~/x`: no shell expands that."""
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,8 @@ from mtad_jax.checkpoints.lazy import LazyTensor, from_array
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
 
+pytestmark = pytest.mark.slow
+
 CONFIG = LLAMA | {
     "hidden_size": 32,
     "num_attention_heads": 8,

@@ -335,6 +335,7 @@ def program_in_a_process(*args):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_as_a_program(ids_pair):
     done = program_in_a_process(*greedy(ids_pair), ONE)
     assert done.returncode == 0 and done.stdout.count(",") == 7, done.stderr

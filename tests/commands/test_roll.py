@@ -11,6 +11,8 @@ from experiments.launch import rendezvous as rolls
 from experiments.launch.rendezvous import Answerer, make_roll
 from mtad_jax.devices.hosts import Place
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"--num_processes": "3", "--top_p": "0.9"}
 
 

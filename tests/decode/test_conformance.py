@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
-from draft_shapes import OF_EACH_SHAPE, each
+from draft_shapes import each
 from flax import struct
 
 from mtad_jax import recipes
@@ -99,7 +99,8 @@ PLAIN = [name for name in RECIPES if "-" not in name]
 
 @pytest.mark.parametrize(
     "name",
-    each(PLAIN, OF_EACH_SHAPE.values(), others="slow") + each(sorted(RECIPES.keys() - PLAIN)),
+    each(PLAIN, ("speculative", "beam", "specinfer", "mmtad"), others="slow")
+    + each(sorted(RECIPES.keys() - PLAIN)),
 )
 def test_on_tables(name):
     check_strategy(RECIPES[name], *tables(), **EXPECTED.get(name, {}))
@@ -159,6 +160,7 @@ def test_padding_rows_of_the_vocabulary_are_as_if_they_were_not_there(name):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.slow
 def test_table_and_llama_are_causal_models():
     check_causal_lm(tables()[0], atol=0)
     check_causal_lm(tiny_pair()[0])

@@ -183,6 +183,7 @@ def test_every_accepted_block_keeps_the_promise(name):
     assert "HOLDS for every block" in text and len(text.splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_a_model_keeps_the_promise_and_its_own_draft_has_ratio_zero():
     target, draft = tiny_pair()
     call = {"strategy": recipes.mmtad(3, 3, 0.6, "sample"), "warp": WARP, "max_new_tokens": 24}

@@ -13,6 +13,8 @@ from mtad_jax import generate, recipes, stream
 from mtad_jax.decode.checks import check_rows
 from mtad_jax.devices.sharding import Rules, make_mesh, parse_mesh
 
+pytestmark = pytest.mark.slow
+
 
 def refused(message: str):
     return pytest.raises(ValueError, match=re.escape(message))

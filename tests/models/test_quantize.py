@@ -107,6 +107,7 @@ def test_int8_cache_is_near_the_exact_one(folders):
     assert (error <= 0.5001 * step).all()
 
 
+@pytest.mark.slow
 def test_keeps_the_promises_of_a_causal_lm():
     # Sums in another order may round a cached value to the next of 127 steps: logits of up to 26
     # then differ by more than by the sums themselves, whose tolerance is 1e-4.
@@ -114,6 +115,7 @@ def test_keeps_the_promises_of_a_causal_lm():
 
 
 @pytest.mark.parametrize("parts", [pytest.param("weights", marks=pytest.mark.heavy), "weights,kv"])
+@pytest.mark.slow
 def test_decodes_alike_on_one_device_and_on_eight(parts):
     mesh = "data:2,fsdp:2,model:2"
     target, draft = sharded.pair()
@@ -180,6 +182,7 @@ def test_loads_onto_a_mesh_as_onto_a_device(folders):
     assert kernel.scale.addressable_shards[0].data.shape == (1, 12)
 
 
+@pytest.mark.slow
 def test_the_runner_measures_a_form_against_full_precision():
     lm = sharded.pair()[1]
     texts = [[3, 9, 4, 22, 7, 5], [8, 3]]

@@ -105,6 +105,7 @@ def test_memory_of_a_large_model_by_hand(large):
     assert memory.parts["scratch slots"] == pytest.approx(caches * 5 / 2048, abs=2)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_by_how_much_and_what_would(large):
     fit = judge(large, V5P, analytic(large, tpu=False), None, tpu=False)
     assert not fit.fits and fit.batch is None and fit.context is None
@@ -326,6 +327,7 @@ def test_a_trace_must_be_one(tmp_path):
         read_acceptance(values_of(f"--trace={path}"))
 
 
+@pytest.mark.slow
 def test_on_simulated_devices(tmp_path):
     """The whole program, split over two devices: what the compiler counts is what we do."""
     (tmp_path / "config.json").write_text(json.dumps(TINY))
@@ -385,6 +387,7 @@ def test_int8_that_is_not_enough():
 
 
 @needs_tpu_compiler
+@pytest.mark.slow
 def test_a_large_model_fits_as_int8_where_it_does_not_in_bfloat16():
     machine = topology.tpu("v5e:2x4")
     target, draft = (model_of(models.read(name)) for name in ("llama2-70b", "llama-68m"))
@@ -409,6 +412,7 @@ def test_an_unknown_slice():
 @pytest.mark.parametrize(
     ("name", "layers", "int8"), [("llama2-7b", 1, ""), ("llama-68m", 2, "weights,kv")]
 )
+@pytest.mark.slow
 def test_for_tpus_that_are_not_here(name, layers, int8):
     machine = topology.tpu("v5p:2x2x1")
     target = model_of(models.read(name) | {"num_hidden_layers": layers}).quantized(int8)
@@ -428,6 +432,7 @@ def test_for_tpus_that_are_not_here(name, layers, int8):
 
 
 @needs_tpu_compiler
+@pytest.mark.slow
 def test_a_model_that_cannot_fit_is_not_compiled(monkeypatch, capsys):
     monkeypatch.setattr(plans, "compile_decode", lambda job: pytest.fail("compiled"))
     args = ("--target=llama2-13b", "--strategy=sample", "--topology=v5e:1x1")

@@ -117,6 +117,7 @@ def test_the_law_is_the_targets(name):
 
 
 @pytest.mark.parametrize("name", LARGE)
+@pytest.mark.slow
 def test_the_law_is_the_targets_of_larger_drafts_too(name):
     assert not worst(LARGE[name], {each: SETTINGS[each] for each in SEVERAL}, TEXTS[:1])
 

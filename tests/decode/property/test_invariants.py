@@ -90,6 +90,7 @@ MORE_THAN = {  # the first accepts at least as much as the second, whatever the 
 
 
 @pytest.mark.parametrize("name", MORE_THAN)
+@pytest.mark.slow
 def test_who_accepts_more(name):
     gains = [
         accepted(MORE_THAN[name][0], setting) - accepted(MORE_THAN[name][1], setting)
@@ -186,6 +187,7 @@ def greedy_texts(temperature: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", RULES)
+@pytest.mark.slow
 def test_no_rule_finds_a_likelier_block_than_mtjd_and_all_are_greedy_at_zero(name):
     gap = largest_joints() - joints(decode(name, 1.0))
     assert gap.min() > -1e-5
