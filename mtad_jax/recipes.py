@@ -16,8 +16,10 @@ from mtad_jax.decode.drafters.pairs import PairDraws
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import check_depth
-from mtad_jax.decode.target_only.beam_search import BeamSearch
-from mtad_jax.decode.target_only.mtjd import MTJD
+from mtad_jax.decode.target_beams.beam_search import BeamSearch
+from mtad_jax.decode.target_beams.mtjd import MTJD
+from mtad_jax.decode.target_beams.speculative_beam import SpeculativeBeam
+from mtad_jax.decode.target_beams.speculative_mtjd import SpeculativeMTJD
 from mtad_jax.decode.verifiers.dsbd import DynamicWidth
 from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
@@ -72,6 +74,36 @@ def mtjd(depth: int = 4, width: int | None = None, draw: str = "search") -> MTJD
     return MTJD(depth, width, draw)
 
 
+def speculative_beam(width: int = 4, ahead: int = 4, lattice: int = 8) -> SpeculativeBeam:
+    """Beam search on the target, token for token, at several steps a target call. Lossy.
+
+    Lossless against `beam`: the draft decides how many steps a call is worth, never which.
+
+    Args:
+      width: W, beams of the target.
+      ahead: levels of the draft's lattice; a call takes at most one step more.
+      lattice: places of a level, at least W.
+    """
+    return SpeculativeBeam(width, "search", ahead, lattice)
+
+
+def speculative_mtjd(
+    depth: int = 4, width: int = 4, ahead: int = 4, lattice: int = 8
+) -> SpeculativeMTJD:
+    """MTJD's blocks, token for token, at several steps a target call. Lossy.
+
+    Lossless against `mtjd` with draw="search": the draft decides how many steps a call is worth,
+    never which blocks are chosen.
+
+    Args:
+      depth: K, tokens of a block.
+      width: W, beams of the target.
+      ahead: levels of the draft's lattice; a call takes at most one step more.
+      lattice: places of a level, at least W.
+    """
+    return SpeculativeMTJD(depth, width, ahead, lattice)
+
+
 def speculative(depth: int = 4) -> DraftVerify:
     """Speculative sampling: a chain drawn from q, kept by rejection sampling. Lossless.
 
@@ -84,7 +116,11 @@ def speculative(depth: int = 4) -> DraftVerify:
 
 
 def threshold(
-    depth: int = 4, width: int | None = None, tau: float = 0.5, draft: str = "beam"
+    depth: int = 4,
+    width: int | None = None,
+    tau: float = 0.5,
+    draft: str = "beam",
+    bonus_temperature: float | None = None,
 ) -> DraftVerify:
     """Keep drafted tokens while each one's p/q is above tau: MTAD's rule token by token. Lossy.
 
@@ -93,11 +129,13 @@ def threshold(
       width: W, beams of the draft; None: 4. Of draft="beam" only.
       tau: threshold on each token's likelihood ratio, > 0.
       draft: "beam" (MTAD's own candidate, so that only the rule differs) or "chain" (drawn from q).
+      bonus_temperature: temperature of the token that follows what is accepted, as of mtad.
 
     Raises:
       ValueError: an unknown draft, or a width for a chain.
     """
-    return DraftVerify(_draft_of(draft, ("beam", "chain"), depth, width, "best"), Threshold(tau))
+    drafter = _draft_of(draft, ("beam", "chain"), depth, width, "best")
+    return DraftVerify(drafter, Threshold(tau), bonus_temperature)
 
 
 def lenient(depth: int = 4, leniency: float = 0.5) -> DraftVerify:
@@ -228,7 +266,13 @@ def lookup(depth: int = 4, ngram: int = 3) -> DraftVerify:
     return DraftVerify(Lookup(depth, ngram), Rejection())
 
 
-def mtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search") -> DraftVerify:
+def mtad(
+    depth: int = 4,
+    width: int = 4,
+    tau: float = 0.5,
+    draw: str = "search",
+    bonus_temperature: float | None = None,
+) -> DraftVerify:
     """Keep the longest prefix of the draft's best beam that passes (MTAD). Lossy.
 
     Args:
@@ -236,13 +280,22 @@ def mtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search")
       width: W, beams of the draft.
       tau: threshold on the joint likelihood ratio, > 0.
       draw: "search" (the W likeliest) or "sample" (W drawn without replacement).
+      bonus_temperature: temperature of the token that follows what is accepted; 0: the likeliest
+        one, and with draw="search" nothing is drawn at all; None: the warp's, as in the paper.
 
     Source: arXiv 2407.09722.
     """
-    return DraftVerify(Beam(depth, width, draw, "best"), JointThreshold(tau))
+    drafter = Beam(depth, width, draw, "best")
+    return DraftVerify(drafter, JointThreshold(tau), bonus_temperature)
 
 
-def mmtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search") -> DraftVerify:
+def mmtad(
+    depth: int = 4,
+    width: int = 4,
+    tau: float = 0.5,
+    draw: str = "search",
+    bonus_temperature: float | None = None,
+) -> DraftVerify:
     """MTAD over all nodes of the draft's beam lattice, verified in one tree call. Lossy.
 
     Args:
@@ -250,10 +303,13 @@ def mmtad(depth: int = 4, width: int = 4, tau: float = 0.5, draw: str = "search"
       width: W, beams of the draft.
       tau: threshold on the joint likelihood ratio, > 0.
       draw: "search" (the W likeliest) or "sample" (W drawn without replacement).
+      bonus_temperature: temperature of the token that follows what is accepted; 0: the likeliest
+        one, and with draw="search" nothing is drawn at all; None: the warp's, as in the paper.
 
     Source: arXiv 2407.09722.
     """
-    return DraftVerify(Beam(depth, width, draw, "tree"), JointThreshold(tau))
+    drafter = Beam(depth, width, draw, "tree")
+    return DraftVerify(drafter, JointThreshold(tau), bonus_temperature)
 
 
 def _levels(branching: Sequence[int]) -> tuple[int, ...]:
@@ -293,6 +349,8 @@ RECIPES: dict[str, Callable[..., Strategy]] = {
     "sample": sample,
     "beam": beam,
     "mtjd": mtjd,
+    "speculative_beam": speculative_beam,
+    "speculative_mtjd": speculative_mtjd,
     "speculative": speculative,
     "threshold": threshold,
     "lenient": lenient,

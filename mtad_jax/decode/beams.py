@@ -189,11 +189,11 @@ def first_window(batch: int, nodes: int) -> Bool[Array, "B 1 N"]:
 
 
 def lattice_window(
-    window: Bool[Array, "B U N"], parent: Int[Array, "B W"], first: int | Int[Array, ""]
+    window: Bool[Array, "B U N"], parent: Int[Array, "B W"], first: int | Int[Array, " B"]
 ) -> Bool[Array, "B W N"]:
     """Return the window of W places that are nodes `first ...`: the parent's, and the node."""
-    node = first + jnp.arange(parent.shape[1])
-    own = node[:, None] == jnp.arange(window.shape[2])
+    node = jnp.asarray(first)[..., None] + jnp.arange(parent.shape[1])
+    own = node[..., None] == jnp.arange(window.shape[2])
     return take(window, parent) | own
 
 

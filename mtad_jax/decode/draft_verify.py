@@ -1,16 +1,21 @@
 """The strategy that nearly every rule is: a drafter, one target call, a verifier."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode import random
 from mtad_jax.decode.commit import commit
-from mtad_jax.decode.logits import law, node_history
+from mtad_jax.decode.draft import take
+from mtad_jax.decode.logits import History, law, node_history
 from mtad_jax.decode.protocols import Drafter, Verifier
-from mtad_jax.decode.request import Request
+from mtad_jax.decode.request import Request, check_draws
 from mtad_jax.decode.state import Controls, DecodeState
+from mtad_jax.decode.warp import check_temperature
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.types import Array, Float
+from mtad_jax.types import Array, Float, Int
 
 
 @struct.dataclass
@@ -20,10 +25,14 @@ class DraftVerify:
     Attributes:
       drafter: proposes the tree.
       verifier: decides how much of it stays.
+      bonus_temperature: temperature of the bonus alone, for verifiers with a plain bonus: the
+        warp's other settings stay, and so do p and q in the tests; 0: the likeliest token. None:
+        the warp's temperature. Traced. Goes beyond the paper.
     """
 
     drafter: Drafter
     verifier: Verifier
+    bonus_temperature: float | Float[Array, ""] | None = None
 
     @property
     def depth(self) -> int:
@@ -58,6 +67,17 @@ class DraftVerify:
         """Raise ValueError on settings out of range."""
         self.drafter.check(request)
         self.verifier.check(self.drafter, request)
+        if self.bonus_temperature is None:
+            return
+        check_temperature("bonus_temperature", self.bonus_temperature)
+        if not self.verifier.plain_bonus:
+            raise ValueError(
+                f"bonus_temperature={self.bonus_temperature}: what follows is drawn from what the "
+                f"tests of {type(self.verifier).__name__} left, or not drawn: leave it out or use "
+                "mtad or mmtad"
+            )
+        if self.drafter.deterministic and self.bonus_temperature == 0:
+            check_draws(request, "use a bonus_temperature above 0")
 
     def start(self, state: DecodeState, controls: Controls, vocab: int) -> DecodeState:
         """Nothing is carried between rounds but the state itself."""
@@ -84,6 +104,9 @@ class DraftVerify:
         logp = law(logits, past, controls, controls.warp)
         keys = random.round_keys(state.key, state.length, random.ACCEPT)
         verdict = self.verifier.verify(tree, logp, logits, keys, controls)
+        if self.bonus_temperature is not None:
+            bonus = self._bonus(verdict.leaf, logits, past, controls)
+            verdict = dataclasses.replace(verdict, bonus=bonus)
         return commit(
             state,
             tree,
@@ -96,6 +119,18 @@ class DraftVerify:
             logp=logp,
             controls=controls,
         )
+
+    def _bonus(
+        self,
+        leaf: Int[Array, " B"],
+        logits: Float[Array, "B N V"],
+        past: History,
+        controls: Controls,
+    ) -> Float[Array, "B V"]:
+        """Return the target's law after the leaf at the bonus's own temperature."""
+        warp = dataclasses.replace(controls.warp, temperature=self.bonus_temperature)
+        logits, past = jax.tree.map(lambda x: take(x, leaf[:, None]), (logits, past))
+        return law(logits, past, controls, warp)[:, 0]
 
     def finish(self, state: DecodeState) -> DecodeState:
         """All text is written already."""

@@ -61,6 +61,11 @@ class Drafter(Protocol):
         """
         ...
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether nothing is drawn: the same text always gets the same draft."""
+        ...
+
     def check(self, request: Request) -> None:
         """Raise ValueError on settings out of range, or that cannot honour the request."""
         ...
@@ -86,6 +91,14 @@ class Verifier(Protocol):
     @property
     def bound(self) -> Float[Array, ""] | None:
         """What the log-ratio of every accepted block is above (log tau); None: nothing promised."""
+        ...
+
+    @property
+    def plain_bonus(self) -> bool:
+        """Whether the bonus follows the target's law after the leaf, not what tests left of it.
+
+        Then, and only then, it may have a temperature of its own.
+        """
         ...
 
     def check(self, drafter: Drafter, request: Request) -> None:

@@ -75,13 +75,13 @@ def check_number(name: str, value: Any) -> float:
     raise TypeError(f"{name}={value!r} must be a number: write it without quotes, such as 0.5")
 
 
-def check_depth(depth: int) -> None:
+def check_depth(depth: int, name: str = "depth") -> None:
     """Raise ValueError on a depth out of range."""
-    check_whole("depth", depth)
+    check_whole(name, depth)
     if depth < 1:
-        raise ValueError(f"depth={depth} must be >= 1: draft at least one token a round")
+        raise ValueError(f"{name}={depth} must be >= 1: draft at least one token a round")
     if depth > _DEEPEST:
-        raise ValueError(f"depth={depth} must be <= {_DEEPEST}: lower depth")
+        raise ValueError(f"{name}={depth} must be <= {_DEEPEST}: lower {name}")
 
 
 def check_width(width: int, vocab: int, top_k: int) -> None:

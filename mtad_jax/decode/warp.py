@@ -29,6 +29,20 @@ class Warp:
     top_k: int = struct.field(pytree_node=False, default=0)
 
 
+def check_temperature(name: str, temperature: float | Float[Array, ""]) -> None:
+    """Check a temperature on the host.
+
+    Raises:
+      ValueError: it is negative, not finite or vanishing.
+      TypeError: it is no number.
+    """
+    value = check_number(name, temperature)
+    if not 0.0 <= value < float("inf"):
+        raise ValueError(f"{name}={value} must be finite and >= 0 (0 is greedy)")
+    if 0.0 < value < _COLDEST:
+        raise ValueError(f"{name}={value} must be 0 or at least {_COLDEST}: use 0 (greedy)")
+
+
 def check_warp(warp: Warp) -> None:
     """Check a warp on the host.
 
@@ -37,14 +51,8 @@ def check_warp(warp: Warp) -> None:
         [0, 1], negative `top_k` or one that is no integer.
       TypeError: a setting that is no number.
     """
-    temperature = check_number("temperature", warp.temperature)
+    check_temperature("temperature", warp.temperature)
     top_p, min_p = check_number("top_p", warp.top_p), check_number("min_p", warp.min_p)
-    if not 0.0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature} must be finite and >= 0 (0 is greedy)")
-    if 0.0 < temperature < _COLDEST:
-        raise ValueError(
-            f"temperature={temperature} must be 0 or at least {_COLDEST}: use 0 (greedy)"
-        )
     if not 0.0 <= top_p <= 1.0:
         raise ValueError(f"top_p={top_p} must be in [0, 1] (1 keeps every token)")
     if not 0.0 <= min_p <= 1.0:

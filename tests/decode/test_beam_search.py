@@ -12,8 +12,9 @@ from mtad_jax.decode.beams import Beams
 from mtad_jax.decode.generate import generate
 from mtad_jax.decode.logits import History
 from mtad_jax.decode.state import END, LENGTH, Trace
-from mtad_jax.decode.target_only import beam_search
-from mtad_jax.decode.target_only.beam_search import BeamSearch, BeamState
+from mtad_jax.decode.target_beams import beam_search
+from mtad_jax.decode.target_beams.beam_search import BeamSearch, Search
+from mtad_jax.decode.target_beams.live import LiveBeams
 from mtad_jax.testing import table_lm
 
 VOCAB, NEW, WIDE = 3, 3, 3
@@ -84,11 +85,12 @@ def state_of(done=(True,), rounds=3):
         jnp.array([[True, True]]), jnp.array([[True, False]]), jnp.array([[True, False]]),
     )  # fmt: skip
     token = history([1, 2], [3, 4], [0, 5])
-    extra = BeamState(
+    live = LiveBeams(
         beams, jnp.zeros((1, 2, 8), bool), token, history([0, 0], [1, 0], [0, 1]),
         -token.astype(jnp.float32), -2.0 * token, History(None, None), jnp.array([[2, 3]]),
         jnp.array([rounds]),
     )  # fmt: skip
+    extra = Search(live, jnp.array([rounds]))
     state = types.SimpleNamespace(
         tokens=jnp.full((1, 8), 9), length=jnp.array([2]), done=jnp.array(done), extra=extra,
         trace=Trace(real, real, whole, whole, whole, real, whole),
@@ -119,9 +121,9 @@ def test_the_best_path_per_token_is_written():
     assert out.trace.round[0].tolist() == [0, 0, 2, 2, 2, 0, 0, 0]
     assert out.trace.ending[0].tolist() == [0, 0, LENGTH, 0, 0, 0, 0, 0]
     state = state_of()
-    state.extra = state.extra.replace(
-        beams=state.extra.beams.replace(valid=jnp.array([[True, False]]))
-    )
+    live = state.extra.live
+    beams = live.beams.replace(valid=jnp.array([[True, False]]))
+    state.extra = state.extra.replace(live=live.replace(beams=beams))
     out = rule.finish(state)  # type: ignore[arg-type]
     assert out.tokens[0].tolist() == [9, 9, 2, 3, 9, 9, 9, 9] and out.length.tolist() == [4]
     assert out.trace.ending[0, 2] == END

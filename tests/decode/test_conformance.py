@@ -25,6 +25,8 @@ RECIPES = {
     "sample": recipes.sample(),
     "beam": recipes.beam(3),
     "beam-sample": recipes.beam(3, draw="sample"),
+    "speculative_beam": recipes.speculative_beam(2, 2, 3),
+    "speculative_mtjd": recipes.speculative_mtjd(3, 2, 2, 3),
     "speculative": recipes.speculative(3),
     "lenient": recipes.lenient(3),
     "block": recipes.block(3),
@@ -45,6 +47,9 @@ RECIPES = {
     "mtad": recipes.mtad(3, 3),
     "mtad-sample": recipes.mtad(3, 2, 0.3, "sample"),
     "mmtad": recipes.mmtad(3, 2),
+    "mtad-chosen": recipes.mtad(3, 2, bonus_temperature=0.0),
+    "mmtad-chosen": recipes.mmtad(2, 3, bonus_temperature=0.0),
+    "threshold-chosen": recipes.threshold(3, 2, bonus_temperature=0.0),
     "mmtad-sample": recipes.mmtad(3, 3, 0.3, "sample"),
 }
 
@@ -54,6 +59,7 @@ MAY_REFUSE_ITSELF = {"accepts_itself": False}
 EXPECTED = {
     "beam": DECIDES_AT_ITS_END,
     "beam-sample": DECIDES_AT_ITS_END,
+    "speculative_beam": DECIDES_AT_ITS_END,
     "dsbd": MAY_REFUSE_ITSELF,
     "typical": MAY_REFUSE_ITSELF,
     "typical-chain": MAY_REFUSE_ITSELF,
@@ -91,7 +97,15 @@ def llamas():
 
 
 # Each of these differs from another recipe in its draft only.
-VARIANTS = ("threshold-chain", "typical-chain", "typical-tree", "mtjd-sample", "mtjd-exact")
+VARIANTS = (
+    "threshold-chain",
+    "threshold-chosen",
+    "mtad-chosen",
+    "typical-chain",
+    "typical-tree",
+    "mtjd-sample",
+    "mtjd-exact",
+)
 
 
 PLAIN = [name for name in RECIPES if "-" not in name]

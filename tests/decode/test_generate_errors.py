@@ -1,5 +1,6 @@
 """What `generate` refuses, before it compiles: one line with argument, value, bound and cure."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -115,6 +116,18 @@ BAD = {
     "samples, greedy": (
         {"samples": 2, "strategy": recipes.greedy()},
         r"samples=2: this strategy draws nothing.*: use sample or ask for one",
+    ),
+    "samples, a chosen bonus": (
+        {"samples": 2, "strategy": recipes.mmtad(2, 2, bonus_temperature=0.0)},
+        r"samples=2: this strategy draws nothing.*: use a bonus_temperature above 0 or ask for one",
+    ),
+    "a bonus below zero": (
+        {"strategy": recipes.mtad(2, 2, bonus_temperature=-0.5)},
+        r"bonus_temperature=-0\.5 must be finite and >= 0",
+    ),
+    "a bonus of its own after tests": (
+        {"strategy": dataclasses.replace(recipes.speculative(2), bonus_temperature=0.0)},
+        r"bonus_temperature=0\.0: what follows is drawn from what the tests of Rejection left",
     ),
     "samples, beams": (
         {"samples": 2, "strategy": recipes.beam(2)},

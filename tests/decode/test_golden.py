@@ -30,6 +30,8 @@ RULES = {
     "beam-sample": recipes.beam(3, "sample"),
     "mtjd": recipes.mtjd(3, 3),
     "mtjd-sample": recipes.mtjd(3, 3, "sample"),
+    "speculative_beam": recipes.speculative_beam(3, 3, 6),
+    "speculative_mtjd": recipes.speculative_mtjd(3, 3, 3, 6),
     "speculative": recipes.speculative(4),
     "threshold": recipes.threshold(4, 3),
     "threshold-chain": recipes.threshold(4, draft="chain"),
@@ -46,6 +48,8 @@ RULES = {
     "mtad": recipes.mtad(4, 4),
     "mtad-sample": recipes.mtad(4, 4, 0.3, "sample"),
     "mmtad": recipes.mmtad(4, 4),
+    "mtad-chosen": recipes.mtad(4, 4, bonus_temperature=0.0),
+    "mmtad-chosen": recipes.mmtad(4, 4, bonus_temperature=0.0),
     "mmtad-sample": recipes.mmtad(4, 3, 0.3, "sample"),
 }
 

@@ -14,7 +14,7 @@ from mtad_jax import recipes
 from mtad_jax.decode.generate import generate
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import DEPTH, END, LENGTH
-from mtad_jax.decode.target_only.mtjd import MTJD
+from mtad_jax.decode.target_beams.mtjd import MTJD
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
 

@@ -18,6 +18,8 @@ RULES = {
     "sample": recipes.sample(),
     "beam": recipes.beam(2),
     "mtjd": recipes.mtjd(2, 2),
+    "speculative_beam": recipes.speculative_beam(2, 2, 2),
+    "speculative_mtjd": recipes.speculative_mtjd(2, 2, 2, 2),
     "speculative": recipes.speculative(2),
     "threshold": recipes.threshold(2, 2),
     "lenient": recipes.lenient(2),

@@ -76,6 +76,13 @@ class Case:
 
     def laws(self, row: int) -> list[replay.WatchedLaw]:
         """Target and draft as the row sees them."""
+        return self._laws(row, (self.warp, self.draft_warp))
+
+    def target_at(self, row: int, temperature: float) -> replay.WatchedLaw:
+        """The target as the row sees it, at another temperature."""
+        return self._laws(row, (dataclasses.replace(self.warp, temperature=temperature),))[0]
+
+    def _laws(self, row: int, warps: tuple[Warp, ...]) -> list[replay.WatchedLaw]:
         return [
             replay.WatchedLaw(
                 ref.ControlledLaw(
@@ -90,7 +97,7 @@ class Case:
                     int(self.lengths[row]) + self.controls.get("min_new_tokens", 0),
                 )
             )
-            for table, warp in zip(self.tables, (self.warp, self.draft_warp), strict=True)
+            for table, warp in zip(self.tables, warps, strict=False)
         ]
 
     def but(self, **changes) -> "Case":

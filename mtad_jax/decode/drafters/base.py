@@ -18,6 +18,7 @@ class OneChain:
     chain = True
     candidate = True
     drawn = True
+    deterministic = False
 
     @property
     def nodes(self) -> int:

@@ -51,6 +51,11 @@ class Beam:
     drawn = False  # the beams choose
 
     @property
+    def deterministic(self) -> bool:
+        """A search draws nothing."""
+        return self.draw == "search"
+
+    @property
     def nodes(self) -> int:
         """Node 0 and W nodes a depth: the draft's own beam steps need them even for a chain."""
         return 1 + self.depth * self.width

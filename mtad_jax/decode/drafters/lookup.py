@@ -37,6 +37,7 @@ class Lookup(OneChain):
     ngram: int = struct.field(pytree_node=False)
 
     needs_draft = False
+    deterministic = True
 
     def check(self, request: Request) -> None:
         """Raise ValueError on a depth or an n-gram out of range."""

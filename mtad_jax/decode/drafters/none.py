@@ -21,6 +21,7 @@ class NoDraft:
     chain = True
     candidate = True  # of no tokens
     drawn = False
+    deterministic = True
 
     def check(self, request: Request) -> None:
         """Nothing can be out of range."""

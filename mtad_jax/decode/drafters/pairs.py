@@ -42,6 +42,7 @@ class PairDraws:
     chain = False  # it is run with a window, even with one beam
     candidate = False  # each node has its own log q(path)
     drawn = False  # nodes come from the joint of all beams, not from q at their parent
+    deterministic = False
 
     @property
     def nodes(self) -> int:

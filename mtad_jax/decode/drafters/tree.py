@@ -50,6 +50,7 @@ class Tree:
     chain = False  # it is run with a window, even with one child a node
     candidate = False  # each node has its own log q(path)
     drawn = True
+    deterministic = False
 
     @property
     def depth(self) -> int:

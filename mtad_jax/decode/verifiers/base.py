@@ -13,6 +13,7 @@ class Lossy:
 
     lossless = False
     bound = None
+    plain_bonus = True
 
     def check(self, drafter: Drafter, request: Request) -> None:
         """Nothing can be out of range."""
@@ -22,6 +23,7 @@ class Lossless(Lossy):
     """What holds of the rules that keep the target's law; see `Verifier`."""
 
     lossless = True
+    plain_bonus = False
 
 
 def deepest(tree: DraftTree, passes: Array, joint: Float[Array, "B N"]) -> Int[Array, " B"]:

@@ -50,6 +50,8 @@ class DynamicWidth(Lossy):
 
     accept: float | Float[Array, ""]
 
+    plain_bonus = False
+
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on an `accept` that is no probability, or another draft."""
         accept = check_number("accept", self.accept)

@@ -29,6 +29,7 @@ class JointThreshold:
 
     tau: float | Float[Array, ""]
 
+    plain_bonus = True
     lossless = False  # likelier blocks, at the price of the target's law
 
     @property

@@ -35,6 +35,8 @@ class Argmax(Lossy):
     only the log-probabilities that are reported. Penalty, bans and minimum length do.
     """
 
+    plain_bonus = False
+
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError where several samples are asked for."""
         check_draws(request, "use sample")

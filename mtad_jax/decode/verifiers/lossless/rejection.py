@@ -33,6 +33,7 @@ class Rejection:
     leniency: float | Float[Array, ""] = 1.0
 
     bound = None
+    plain_bonus = False
 
     @property
     def lossless(self) -> bool:

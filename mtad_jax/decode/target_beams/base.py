@@ -1,10 +1,10 @@
-"""What holds of the rules that decode with the target alone; see `Strategy`."""
+"""What holds of the rules that follow the target's own beams; see `Strategy`."""
 
 from mtad_jax.decode.state import Controls, DecodeState
 
 
-class TargetOnly:
-    """A rule without a draft: nothing is drafted, nothing promised, and likely texts are sought."""
+class TargetBeams:
+    """Likely texts are sought; nothing that is drafted counts, and no ratio is promised."""
 
     depth = 0
     lookahead = 0

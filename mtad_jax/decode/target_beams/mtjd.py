@@ -19,7 +19,7 @@ from mtad_jax.decode.request import (
     check_whole,
 )
 from mtad_jax.decode.state import DEPTH, END, LENGTH, Controls, DecodeState, Trace
-from mtad_jax.decode.target_only.base import TargetOnly
+from mtad_jax.decode.target_beams.base import TargetBeams
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Int
 
@@ -27,7 +27,7 @@ _MOST_BLOCKS = 4096  # that are enumerated, V^K
 
 
 @struct.dataclass
-class MTJD(TargetOnly):
+class MTJD(TargetBeams):
     """Each step emits the block of K tokens that the target's joint prefers; no bonus. Lossy.
 
     The block is the likeliest beam after K steps of beam search, of beam sampling, or among all
@@ -81,14 +81,7 @@ class MTJD(TargetOnly):
         if self.draw == "exact":
             self._check_exact(request)
             return
-        kept = min(request.top_k or request.vocab, request.vocab)
-        if not 1 <= self.width <= kept**self.block:
-            most = kept**self.block
-            number = f"{most} = " if most < 10**20 else ""  # nobody reads hundreds of digits
-            raise ValueError(
-                f"width={self.width} must be between 1 and {number}the blocks of {self.block} out "
-                f"of {kept} tokens: keep at least one beam, and no more than that"
-            )
+        check_block_width(self.block, self.width, request)
 
     def _check_exact(self, request: Request) -> None:
         """Raise ValueError on a width, or on more blocks than can be enumerated."""
@@ -158,7 +151,7 @@ def _commit(
         place=zero,
         candidate=zero,
         log_ratio=jnp.zeros(tokens.shape, jnp.float32),
-        ending=jnp.where(place == 0, _ending(at_end, at_limit)[:, None], 0),
+        ending=jnp.where(place == 0, block_ending(at_end, at_limit)[:, None], 0),
     )
     if depth > 1:
         # The last token is not in the cache: it is run as the next block's first place.
@@ -169,6 +162,18 @@ def _commit(
     return append(state, tokens, trace, new=new, done=at_end | at_limit, rounds=depth)
 
 
-def _ending(at_end: Array, at_limit: Array) -> Int[Array, " B"]:
+def block_ending(at_end: Array, at_limit: Array) -> Int[Array, " B"]:
     """Return why a block ended."""
     return jnp.where(at_end, END, jnp.where(at_limit, LENGTH, DEPTH))
+
+
+def check_block_width(block: int, width: int, request: Request) -> None:
+    """Raise ValueError on a width below 1 or above the number of blocks."""
+    kept = min(request.top_k or request.vocab, request.vocab)
+    if not 1 <= width <= kept**block:
+        most = kept**block
+        number = f"{most} = " if most < 10**20 else ""  # nobody reads hundreds of digits
+        raise ValueError(
+            f"width={width} must be between 1 and {number}the blocks of {block} out of {kept} "
+            "tokens: keep at least one beam, and no more than that"
+        )
