@@ -67,8 +67,10 @@ def _lossy_rules(warp: Warp, k: int, w: int, narrow: int, tau: float) -> list[Ru
     bild = r.bild()
     return [
         Rule("mtad", r.mtad(k, w, tau), warp, k, w),
+        Rule("mtad", r.mtad(k, w, tau, bonus_temperature=0.0), warp, k, w, "chosen"),
         Rule("mtad", r.mtad(k, w, tau, "sample"), warp, k, w, "draw=sample"),
         Rule("mmtad", r.mmtad(k, w, tau), warp, k, w),
+        Rule("mmtad", r.mmtad(k, w, tau, bonus_temperature=0.0), warp, k, w, "chosen"),
         Rule("mmtad", r.mmtad(k, narrow, tau), warp, k, narrow),
         Rule("mmtad", r.mmtad(k, w, tau, "sample"), warp, k, w, "draw=sample"),
         Rule("threshold", r.threshold(k, w, tau), warp, k, w),
@@ -80,7 +82,9 @@ def _lossy_rules(warp: Warp, k: int, w: int, narrow: int, tau: float) -> list[Ru
         Rule("dsbd", r.dsbd(k, w), warp, k, w),
         Rule("mtjd", r.mtjd(k, w), warp, k, w),
         Rule("mtjd", r.mtjd(k, w, "sample"), warp, k, w, "draw=sample"),
+        Rule("speculative_mtjd", r.speculative_mtjd(k, w, k, 2 * w), warp, k, w),
         Rule("beam", r.beam(w), warp, width=w),
+        Rule("speculative_beam", r.speculative_beam(w, k, 2 * w), warp, width=w),
         Rule("beam", r.beam(w, "sample"), warp, width=w, note="draw=sample"),
         Rule("greedy", r.greedy(), Warp(temperature=0.0)),
     ]

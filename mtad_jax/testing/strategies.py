@@ -34,8 +34,14 @@ class _Subject:
     eos_id: int
     seed: int
     final: bool
+    one_bonus: bool
     prompts: np.ndarray  # [B, P]
     length: np.ndarray  # [B]
+
+    @property
+    def kinds(self) -> dict[str, bool]:
+        """What `check_result` may expect of the rounds."""
+        return {"final": self.final, "one_bonus": self.one_bonus}
 
     def decode(self, call: Callable[..., Any] = generate, **changes: Any) -> Any:
         """Run `generate` (or `stream`)."""
@@ -59,6 +65,7 @@ def check_strategy(
     greedy_at_zero: bool = True,
     accepts_itself: bool = True,
     final: bool = True,
+    one_bonus: bool = True,
     atol: float = 1e-4,
 ) -> None:
     """Check that a decoding rule keeps every promise of `generate`.
@@ -79,6 +86,8 @@ def check_strategy(
       accepts_itself: a draft by the target itself is accepted whole (for thresholds: below 1).
       final: text once committed stays: it grows when streamed, and a lower limit cuts it. False
         for rules that decide at their end, as beam search does.
+      one_bonus: each round commits drafted tokens and one more. False for rules that commit by
+        blocks of their own, as speculative MTJD does.
       atol: largest difference of two log-probabilities of one token.
 
     Raises:
@@ -88,11 +97,11 @@ def check_strategy(
     prompts = np.random.default_rng(seed).integers(0, target.vocab_size, size)
     warp = Warp(1.0, 0.9, min(8, target.vocab_size)) if warp is None else warp
     subject = _Subject(
-        strategy, target, draft, warp, max_new_tokens, eos_id, seed, final, prompts,
-        np.array(_LENGTHS),
+        strategy, target, draft, warp, max_new_tokens, eos_id, seed, final,
+        one_bonus, prompts, np.array(_LENGTHS),
     )  # fmt: skip
     base = subject.decode()
-    check_result(base, subject.eos_id, max_new_tokens, final=final)
+    check_result(base, subject.eos_id, max_new_tokens, **subject.kinds)
     _check_scores(subject, base, atol)
     _check_alone(subject, base, atol)
     _check_limits(subject, base)
@@ -169,7 +178,7 @@ def _check_limits(subject: _Subject, base: DecodeResult) -> None:
     slots = _slots(subject)
     for limit in (1, 2, 3, subject.max_new_tokens - 1):
         cut = subject.decode(max_new_tokens=limit, slots=slots)
-        check_result(cut, subject.eos_id, limit, final=subject.final)
+        check_result(cut, subject.eos_id, limit, **subject.kinds)
         for row in range(len(subject.length) if subject.final else 0):
             want = np.asarray(base.tokens[row, : min(limit, int(base.length[row]))]).tolist()
             got = np.asarray(cut.tokens[row, : int(cut.length[row])]).tolist()
@@ -181,7 +190,7 @@ def _check_ends(subject: _Subject, base: DecodeResult) -> None:
     """Whatever token ends a text, nothing follows it."""
     for token in np.unique(np.asarray(base.tokens)):
         ended = subject.decode(eos_id=int(token))
-        check_result(ended, int(token), subject.max_new_tokens, final=subject.final)
+        check_result(ended, int(token), subject.max_new_tokens, **subject.kinds)
 
 
 def _check_stream(subject: _Subject, base: DecodeResult) -> None:
@@ -224,7 +233,7 @@ def _check_greedy(subject: _Subject) -> None:
     warp = dataclasses.replace(subject.warp, temperature=0.0)
     got = subject.decode(warp=warp)
     want = subject.decode(warp=warp, strategy=recipes.greedy(), draft=None)
-    check_result(got, subject.eos_id, subject.max_new_tokens, final=subject.final)
+    check_result(got, subject.eos_id, subject.max_new_tokens, **subject.kinds)
     if not np.array_equal(got.tokens, want.tokens):
         raise AssertionError(f"temperature 0: {got.tokens} is not greedy's {want.tokens}")
 

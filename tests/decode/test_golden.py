@@ -76,7 +76,9 @@ def pipe():
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("name", each(RULES, ("greedy", "speculative", "mmtad")))
+@pytest.mark.parametrize(
+    "name", each(RULES, ("greedy", "speculative", "mmtad"), among=("beam", "dsbd"))
+)
 def test_text_is_the_golden_one(name, pipe):
     golden = json.loads(GOLDEN.read_text())[name]
     for got, want in zip(decode(pipe, name), golden, strict=True):

@@ -12,6 +12,8 @@ from experiments.tasks.shipped import OPENINGS
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 
+pytestmark = pytest.mark.heavy  # test_exact_law.py proves it on tables
+
 SAMPLES, NEW = 8, 32
 WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
 LOSSLESS = {
@@ -54,15 +56,10 @@ def distance(nats, plain) -> float:
     return abs(statistics.fmean(change)) / (statistics.stdev(change) / math.sqrt(len(change)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.heavy if n != "speculative" else ()) for n in LOSSLESS],
-)
-@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSLESS)
 def test_the_perplexity_of_a_lossless_rule_is_samplings(name, write, plain):
     assert distance(write(LOSSLESS[name], 1), plain) < 3.5
 
 
-@pytest.mark.slow
 def test_the_measure_sees_a_rule_that_sharpens(write, plain):
     assert distance(write(recipes.mtad(3, 3), 1), plain) > 5

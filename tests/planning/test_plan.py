@@ -410,7 +410,8 @@ def test_an_unknown_slice():
 
 @needs_tpu_compiler
 @pytest.mark.parametrize(
-    ("name", "layers", "int8"), [("llama2-7b", 1, ""), ("llama-68m", 2, "weights,kv")]
+    ("name", "layers", "int8"),
+    [("llama2-7b", 1, ""), pytest.param("llama-68m", 2, "weights,kv", marks=pytest.mark.heavy)],
 )
 @pytest.mark.slow
 def test_for_tpus_that_are_not_here(name, layers, int8):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+from draft_shapes import each
 from exact_engine import Setting
 
 from mtad_jax import recipes
@@ -134,6 +135,8 @@ RULES = {
     "mtjd": recipes.mtjd(3, 3),
     "mtjd 1": recipes.mtjd(3, 1),
     "mtjd exact": recipes.mtjd(3, draw="exact"),
+    "speculative_beam": recipes.speculative_beam(2, 2, 3),
+    "speculative_mtjd": recipes.speculative_mtjd(3, 2, 2, 3),
     "speculative": recipes.speculative(3),
     "threshold": recipes.threshold(3, 2),
     "lenient": recipes.lenient(2, 0.4),
@@ -186,8 +189,7 @@ def greedy_texts(temperature: float) -> np.ndarray:
     return np.asarray(decode("greedy", temperature).tokens)
 
 
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.slow
+@pytest.mark.parametrize("name", each(RULES))
 def test_no_rule_finds_a_likelier_block_than_mtjd_and_all_are_greedy_at_zero(name):
     gap = largest_joints() - joints(decode(name, 1.0))
     assert gap.min() > -1e-5
