@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,8 +71,8 @@ def _close(got, want, atol: float, what: str) -> None:
 def _check_steps(lm: BoundLM, texts, atol: float) -> None:
     """Prefill, a second chunk and single steps give what one call gives."""
     want, _ = _whole(lm, texts)
-    if want.dtype != jnp.float32 or want.shape[2] != lm.model.vocab_size:
-        raise AssertionError(f"logits are {want.dtype} {want.shape}, not float32 [B, T, V]")
+    chex.assert_shape(want, (*texts.shape, lm.model.vocab_size), custom_message="logits")
+    chex.assert_type(want, jnp.float32)
     got, cache = _run(lm, lm.model.init_cache(2, texts.shape[1], lm.dtype), texts[:, :5], 0)
     _close(got, want[:, :5], atol, "prefill against the whole call")
     got, cache = _run(lm, cache, texts[:, 5:10], 5)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,8 +201,8 @@ def _check_stream(subject: _Subject, base: DecodeResult) -> None:
         for row, n in enumerate(np.asarray(before.length)):
             if not np.array_equal(after.tokens[row, :n], before.tokens[row, :n]):
                 raise AssertionError(f"stream took back text of row {row}")
-    if not jax.tree.all(jax.tree.map(np.array_equal, items[-1], base)):
-        raise AssertionError("the last item of stream is not what generate gives")
+    last = "the last item of stream is not what generate gives"
+    chex.assert_trees_all_equal(items[-1], base, custom_message=last)
 
 
 def _programs() -> int:

@@ -17,7 +17,7 @@ from mtad_jax.decode.drafters.pairs import PairDraws
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.verifiers.dsbd import DynamicWidth, _emit, _Stop
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
-from mtad_jax.decode.verifiers.pair_tests import dynamic_width
+from mtad_jax.decode.verifiers.pair_tests import dynamic_width, pair_law, passing_draws
 from mtad_jax.decode.warp import Warp
 
 
@@ -122,3 +122,24 @@ def test_a_bad_setting_is_named(name):
 def test_chains_only():
     with pytest.raises(ValueError, match="a model runs chains only"):
         rule(2, 1).check(Request(trees=False))
+
+
+def test_an_ended_beam_offers_itself_alone():
+    logp = jnp.log(jnp.array([[[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]]))
+    got = pair_law(jnp.array([[0.25, 0.75]]), logp, jnp.array([[True, False]]))
+    np.testing.assert_allclose(got, [[[0.25, 0, 0], [0.075, 0.45, 0.225]]], atol=1e-6)
+
+
+def test_no_draw_passes_after_those_that_are_wanted():
+    """All three would pass; nor does one that R cannot give."""
+    p = q = jnp.array([[[0.5, 0.5, 0.0]]])
+    token = jnp.array([[0, 1, 0]])
+    zero, u = jnp.zeros_like(token), jnp.zeros(token.shape)
+    for wanted in (1, 2):
+        passed, rest = passing_draws(p, q, (zero, token), u, jnp.array([wanted]))
+        assert passed.tolist() == [[i < wanted for i in range(3)]]
+        np.testing.assert_array_equal(rest, p)
+    q = jnp.array([[[0.0, 0.5, 0.5]]])
+    passed, rest = passing_draws(p, q, (zero, zero + 2), u, jnp.array([3]))
+    assert not passed.any()
+    np.testing.assert_array_equal(rest, [[[1.0, 0.0, 0.0]]])

@@ -14,6 +14,7 @@ from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
+from mtad_jax.decode.verifiers.plain import Argmax
 from mtad_jax.decode.verifiers.rollback import Rollback
 from mtad_jax.decode.verifiers.threshold import Threshold
 from mtad_jax.decode.verifiers.typical import Typical
@@ -103,6 +104,22 @@ def test_a_residual_without_mass_is_the_p_before_it(judge, rule):
     """Only rounding can reject a token where p = q: here a uniform that no draw gives."""
     draft = draft_of((1,), (1,), [P0])
     assert judge(rule, draft, [P0, P1], (1.0,)) == (0, P0)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_residual_without_mass_is_p_and_not_q(judge, replace):
+    """Rounding at its worst: q is above p everywhere."""
+    draft = draft_of((1,), (1,), [[0.9, 0.6]])
+    got, bonus = judge(TreeRejection(replace), draft, [[0.5, 0.5]] * 2, (0.9,))
+    assert got == 0 and bonus == [0.5, 0.5]
+
+
+def test_greedy_takes_the_likeliest_after_node_0():
+    draft = draft_of((1,), (1,), [P0])
+    logp = jnp.log(jnp.array([[[0.2, 0.7, 0.1], [0.8, 0.1, 0.1]]]))
+    got = Argmax().verify(draft, logp, logp, None, None)  # type: ignore[arg-type]
+    assert got.leaf.tolist() == [0] and got.bonus.argmax().tolist() == 1
+    assert np.isneginf(got.bonus[0, [0, 2]]).all()
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ TESTS = ROOT / "tests/decode"
 ORDER = (
     "test_draft", "test_commit", "test_beams", "test_loop", "test_logits", "test_result",
     "test_boundaries", "test_verifier_checks", "test_random", "test_warp", "test_verifiers",
-    "test_generate_errors",
+    "test_generate_errors", "test_conformance",
 )  # fmt: skip
 NEAREST = {
     "beams": ("test_beams",),
@@ -66,6 +66,7 @@ NEAREST = {
     "settings": ("test_generate_errors",),
     "target_beams/beam_search": ("test_beam_search",),
     "target_beams/mtjd": ("test_mtjd",),
+    "target_beams": ("test_speculative_beams", "test_beam_search"),
     "verifiers/dsbd": ("test_dsbd",),
     "verifiers/pair_tests": ("test_boundaries", "test_dsbd"),
     "verifiers": ("test_boundaries", "test_verifiers", "test_verifier_checks"),
