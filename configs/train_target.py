@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.clip = 1.0
     c.cross_entropy = 1.0
     c.distill = 0.0
+    c.prompt_weight = 1.0
     c.log_every = 20
     c.eval_every = 500
     c.eval_windows = 64

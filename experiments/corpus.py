@@ -1,9 +1,9 @@
 """The training mix of the shipped model pair: tales, role play in prose, and synthetic text-to-SQL.
 
 `python -m experiments.corpus --data_dir=DIR --output=DIR` trains a tokenizer and writes it with the
-token arrays: tokenizer.model, train.npy, val_stories.npy, val_sql.npy. The tokenizer has the shape
-of Llama's (Touvron et al., 2023, arXiv:2302.13971): sentencepiece BPE (Kudo and Richardson, 2018,
-arXiv:1808.06226) with single digits and a fallback to bytes.
+token arrays (train, val_stories, val_sql) and what of each is an answer. The tokenizer has the
+shape of Llama's (Touvron et al., 2023, arXiv:2302.13971): sentencepiece BPE (Kudo and Richardson,
+2018, arXiv:1808.06226) with single digits and a fallback to bytes.
 """
 
 import io
@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import sentencepiece as spm
@@ -45,17 +46,36 @@ def role_play_texts(data_dir: str | Path) -> list[str]:
     ]
 
 
-def sql_texts(split: str, count: int, seed: int) -> list[str]:
+class Document(NamedTuple):
+    """A text in two parts: what is asked, ending with a newline or empty, and what is answered."""
+
+    question: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.question + self.answer
+
+
+def plain(texts: Iterable[str]) -> list[Document]:
+    """Texts that ask nothing: all of them is to be learnt."""
+    return [Document("", text) for text in texts]
+
+
+def sql_texts(split: str, count: int, seed: int) -> list[Document]:
     """Text-to-SQL documents: the prompt and the query."""
-    return [example.prompt + example.sql for example in text_to_sql.examples(split, count, seed)]
+    return [Document(each.prompt, each.sql) for each in text_to_sql.examples(split, count, seed)]
 
 
-def training_sources(data_dir: str | Path, sql_examples: int, seed: int) -> dict[str, list[str]]:
+def training_sources(
+    data_dir: str | Path, sql_examples: int, seed: int
+) -> dict[str, list[Document]]:
     """The documents of one pass over the training mix, by source."""
     path = check_data_dir(data_dir)
     return {
-        "stories": stories.training_texts(path) * STORY_REPEATS,
-        "role_play": role_play_texts(path),
+        "stories": plain(stories.training_texts(path)) * STORY_REPEATS,
+        "role_play": plain(role_play_texts(path)),
         "sql": sql_texts("train", sql_examples, seed),
     }
 
@@ -102,24 +122,34 @@ def train_tokenizer(
 
 
 def encode_documents(
-    documents: Iterable[str],
+    documents: Iterable[Document],
     tokenizer: spm.SentencePieceProcessor,
     out_path: str | Path,
     seed: int = 0,
 ) -> np.ndarray:
-    """Writes `<s> document </s>` of all documents in a seeded random order: a flat uint16 array."""
+    """Writes `<s> document </s>` of all documents in a seeded random order: a flat uint16 array.
+
+    Beside `NAME.npy` goes `NAME_answers.npy`, which says of each token whether it is the answer's.
+    """
     shuffled = list(documents)
     random.Random(seed).shuffle(shuffled)
-    encoded = tokenizer.encode(shuffled, add_bos=True, add_eos=True)
+    encoded = tokenizer.encode([each.text for each in shuffled], add_bos=True, add_eos=True)
+    # A question ends with a newline, which is a piece of its own: no piece is of both parts.
+    asked = [len(ids) for ids in tokenizer.encode([each.question for each in shuffled])]
     tokens = np.fromiter((token for ids in encoded for token in ids), dtype=np.uint16)
-    np.save(out_path, tokens)
+    answers = np.concatenate(
+        [np.arange(len(ids)) > count for ids, count in zip(encoded, asked, strict=True)]
+    )
+    path = Path(out_path)
+    np.save(path, tokens)
+    np.save(path.with_name(f"{path.stem}_answers.npy"), answers)
     return tokens
 
 
-def tokenizer_documents(sources: dict[str, list[str]]) -> list[str]:
+def tokenizer_documents(sources: dict[str, list[Document]]) -> list[str]:
     """The documents that the tokenizer is trained on: every prose text once, some of the SQL."""
     prose = dict.fromkeys(sources["stories"] + sources["role_play"])
-    return [*prose, *sources["sql"][:TOKENIZER_SQL_EXAMPLES]]
+    return [each.text for each in (*prose, *sources["sql"][:TOKENIZER_SQL_EXAMPLES])]
 
 
 def build(
@@ -133,12 +163,13 @@ def build(
         tokenizer_documents(sources), folder / "tokenizer.model", vocab_size
     )
     for name, documents in sources.items():
-        count = sum(len(ids) + 2 for ids in tokenizer.encode(documents))
-        ratio = sum(map(len, documents)) / count
+        texts = [each.text for each in documents]
+        count = sum(len(ids) + 2 for ids in tokenizer.encode(texts))
+        ratio = sum(map(len, texts)) / count
         print(f"{name}: {count} tokens, {ratio:.2f} characters a token")
     arrays = {
         "train": [document for documents in sources.values() for document in documents],
-        "val_stories": stories.read_stories("val", data_dir),
+        "val_stories": plain(stories.read_stories("val", data_dir)),
         "val_sql": sql_texts("held_out", VALIDATION_SQL_EXAMPLES, VALIDATION_SQL_SEED),
     }
     for name, documents in arrays.items():

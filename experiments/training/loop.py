@@ -13,11 +13,10 @@ from jax.sharding import Mesh
 from experiments.training import data as train_data
 from experiments.training import export as train_export
 from experiments.training import step as train_step
-from experiments.training.data import Phase
+from experiments.training.data import Batch, Corpus, Phase
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.types import Array
 
 Metrics = Mapping[str, float]
 
@@ -74,10 +73,10 @@ class Trainer:
         """Train from the latest checkpoint, or from the start, to the end of the schedule."""
         metrics, since, tokens = [], time.monotonic(), 0  # since the last log line
         for step in range(self._restore(), self.total):
-            batch = train_data.batch_at(self._train, self._phases, self.config.seed, step)
-            self.state, row = self._step(self.state, self._put(batch))
+            at = train_data.windows_at(len(self._train), self._phases, self.config.seed, step)
+            self.state, row = self._step(self.state, self._batch(self._train, at))
             metrics.append(row)
-            tokens += batch.shape[0] * (batch.shape[1] - 1)
+            tokens += at.shape[0] * (at.shape[1] - 1)
             done = step + 1
             if done % self.config.log_every == 0 or done == self.total:
                 text = _text(_mean(metrics))  # waits for the steps, so the clock is right
@@ -93,9 +92,10 @@ class Trainer:
         """Return (and log) the mean metrics on each held-out set, on `limit` windows or all."""
         first = self._phases[0]
         out = {}
-        for name, tokens in self._held_out.items():
-            batches = train_data.eval_batches(tokens, first.rows, first.length, limit)
-            out[name] = _mean([self._eval(self.state.params, self._put(b)) for b in batches])
+        for name, held_out in self._held_out.items():
+            windows = train_data.eval_windows(len(held_out), first.rows, first.length, limit)
+            batches = (self._batch(held_out, at) for at in windows)
+            out[name] = _mean([self._eval(self.state.params, batch) for batch in batches])
             self._log(f"held-out {name}: {_text(out[name])}")
         return out
 
@@ -103,8 +103,10 @@ class Trainer:
         """Stop the checkpoint threads."""
         self._checkpoints.close()
 
-    def _put(self, batch: np.ndarray) -> Array:
-        return jax.device_put(batch, by_rows(self._mesh, batch))
+    def _batch(self, corpus: Corpus, at: np.ndarray) -> Batch:
+        """Return the batch of some windows on the mesh, its rows split."""
+        batch = corpus.batch(at, self.config.prompt_weight)
+        return jax.tree.map(lambda x: jax.device_put(x, by_rows(self._mesh, x)), batch)
 
     def _restore(self) -> int:
         """Load the latest checkpoint, if any, and return the steps done."""
@@ -137,16 +139,14 @@ def _lay_out(model: LinenLM, mesh: Mesh) -> LinenLM:
 
 def _read_data(
     data_dir: Path, vocab_size: int, phases: tuple[Phase, ...], split: int
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[Corpus, dict[str, Corpus]]:
     """Return the training tokens and the held-out sets, checked; `split`: parts of a batch."""
-    train = train_data.load_tokens(data_dir, "train")
-    held_out = {
-        name: train_data.load_tokens(data_dir, f"val_{name}") for name in train_data.VALIDATION
-    }
-    train_data.check(train, phases, split)
-    for name, tokens in {"train": train, **held_out}.items():
-        if tokens.max() >= vocab_size:
-            raise ValueError(f"{name}: token {tokens.max()}, but vocab_size is {vocab_size}")
+    train = train_data.load(data_dir, "train")
+    held_out = {name: train_data.load(data_dir, f"val_{name}") for name in train_data.VALIDATION}
+    train_data.check(len(train), phases, split)
+    for name, corpus in {"train": train, **held_out}.items():
+        if (most := corpus.tokens.max()) >= vocab_size:
+            raise ValueError(f"{name}: token {most}, but vocab_size is {vocab_size}")
     return train, held_out
 
 

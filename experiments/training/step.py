@@ -9,6 +9,7 @@ import optax
 from flax import struct
 from jax.typing import ArrayLike
 
+from experiments.training.data import Batch
 from mtad_jax.devices.sharding import replicated
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
@@ -80,21 +81,26 @@ def state_shardings(
 def losses(
     logits: Float[Array, "B T V"],
     labels: Int[Array, "B T"],
+    weight: Float[Array, "B T"],
     target_logits: Float[Array, "B T V"] | None,
 ) -> dict[str, Float[Array, ""]]:
-    """Return means over positions: cross entropy and, with a target, KL and overlap.
+    """Return weighted means over positions: cross entropy and, with a target, KL and overlap.
 
     `kl` is KL(target || model) at temperature 1. `overlap` is the sum of min(p, q), the
     probability that speculative sampling accepts one token of the model (Leviathan et al. 2023).
     """
     logq = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(logq, labels[..., None], axis=-1)
-    out = {"cross_entropy": -picked.mean()}
+
+    def mean(x: Array) -> Array:
+        return jnp.sum(x * weight) / jnp.sum(weight)
+
+    out = {"cross_entropy": mean(-picked[..., 0])}
     if target_logits is not None:
         logp = jax.nn.log_softmax(target_logits)
         p = jnp.exp(logp)
-        out["kl"] = (p * (logp - logq)).sum(-1).mean()
-        out["overlap"] = jnp.minimum(p, jnp.exp(logq)).sum(-1).mean()
+        out["kl"] = mean((p * (logp - logq)).sum(-1))
+        out["overlap"] = mean(jnp.minimum(p, jnp.exp(logq)).sum(-1))
     return out
 
 
@@ -104,8 +110,8 @@ def make_step(
     config: Any,
     target: BoundLM | None,
     where: TrainState,
-) -> Callable[[TrainState, Array], tuple[TrainState, dict[str, Array]]]:
-    """Return the jitted, state-donating update on one [B, T + 1] batch; states lie as `where`."""
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """Return the jitted, state-donating update on one batch; states lie as `where`."""
     measure = _measure(model, target)
     ce_weight, kl_weight = config.cross_entropy, config.distill
 
@@ -113,7 +119,7 @@ def make_step(
         metrics = measure(params, target_params, batch)
         return ce_weight * metrics["cross_entropy"] + kl_weight * metrics.get("kl", 0.0), metrics
 
-    def step(state: TrainState, target_params: Params | None, batch: Array):
+    def step(state: TrainState, target_params: Params | None, batch: Batch):
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, target_params, batch)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -127,8 +133,8 @@ def make_step(
 
 def make_eval(
     model: LinenLM, target: BoundLM | None
-) -> Callable[[Params, Array], dict[str, Float[Array, ""]]]:
-    """Return the jitted metrics of one [B, T + 1] batch."""
+) -> Callable[[Params, Batch], dict[str, Float[Array, ""]]]:
+    """Return the jitted metrics of one batch."""
     jitted = jax.jit(_measure(model, target))
     target_params = None if target is None else target.params
     return lambda params, batch: jitted(params, target_params, batch)
@@ -136,15 +142,15 @@ def make_eval(
 
 def _measure(
     model: LinenLM, target: BoundLM | None
-) -> Callable[[Params, Params | None, Array], dict[str, Float[Array, ""]]]:
+) -> Callable[[Params, Params | None, Batch], dict[str, Float[Array, ""]]]:
     """Return `losses` as a function of model, target and batch (parameters are no constants)."""
 
-    def measure(params: Params, target_params: Params | None, batch: Array):
-        inputs, labels = batch[:, :-1], batch[:, 1:]
+    def measure(params: Params, target_params: Params | None, batch: Batch):
+        inputs, labels = batch.tokens[:, :-1], batch.tokens[:, 1:]
         target_logits = None
         if target is not None and target_params is not None:
             target_model = cast(LinenLM, target.model)
             target_logits = target_model.train_logits(target_params, inputs)
-        return losses(model.train_logits(params, inputs), labels, target_logits)
+        return losses(model.train_logits(params, inputs), labels, batch.weight, target_logits)
 
     return measure

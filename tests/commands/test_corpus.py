@@ -21,7 +21,7 @@ needs_data = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def documents() -> list[str]:
     prose = ["Once there was a fox.\nIt ran 12 miles, and it slept.\n\nThe end."] * 3
-    return prose + corpus.sql_texts("train", 300, seed=0)
+    return prose + [each.text for each in corpus.sql_texts("train", 300, seed=0)]
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,32 @@ def test_tokenizer_is_deterministic(documents, tokenizer, tmp_path):
 
 def test_encode_documents(documents, tokenizer, tmp_path):
     path = tmp_path / "tokens.npy"
-    tokens = corpus.encode_documents(documents, tokenizer, path, seed=5)
+    tokens = corpus.encode_documents(corpus.plain(documents), tokenizer, path, seed=5)
     assert tokens.dtype == np.uint16 and tokens.ndim == 1
     assert np.array_equal(np.load(path), tokens)
     assert tokens[0] == 1 and tokens[-1] == 2
     parts = np.split(tokens, np.flatnonzero(tokens == 1)[1:])
     decoded = [tokenizer.decode(part[1:-1].tolist()) for part in parts]
     assert sorted(decoded) == sorted(documents) and decoded != documents
-    again = corpus.encode_documents(documents, tokenizer, tmp_path / "again.npy", seed=5)
-    assert np.array_equal(again, tokens)
+    again = tmp_path / "again.npy"
+    assert np.array_equal(
+        corpus.encode_documents(corpus.plain(documents), tokenizer, again, seed=5), tokens
+    )
+
+
+def test_the_answers_of_documents_are_marked(tokenizer, tmp_path):
+    asked = corpus.sql_texts("held_out", 20, seed=0)
+    texts = [*asked, *corpus.plain(["Once upon a time."])]
+    tokens = corpus.encode_documents(texts, tokenizer, tmp_path / "x.npy", seed=1)
+    answers = np.load(tmp_path / "x_answers.npy")
+    starts = np.flatnonzero(tokens == tokenizer.bos_id())
+    assert not answers[starts].any()
+    assert answers[np.flatnonzero(tokens == tokenizer.eos_id())].all()
+    found = [
+        tuple(tokenizer.decode(part[mask == wanted].tolist()) for wanted in (False, True))
+        for part, mask in zip(*(np.split(x, starts[1:]) for x in (tokens, answers)), strict=True)
+    ]
+    assert sorted(found) == sorted((each.question, each.answer) for each in texts)
 
 
 def test_sentences_are_short_and_lose_no_words():

@@ -17,6 +17,7 @@ from configs import train_draft, train_target
 from experiments import train
 from experiments.training import data as train_data
 from experiments.training import export as train_export
+from experiments.training import step as train_step
 from experiments.training.data import Phase
 from experiments.training.loop import Trainer
 from mtad_jax import cli
@@ -74,16 +75,43 @@ def trained(config, data, output, target=None, mesh="data:1"):
 
 
 def test_every_window_comes_once_a_pass():
-    tokens = np.arange(1000, dtype=np.uint16)
     phases = (Phase(3, 2, 8), Phase(100, 4, 16))
-    batches = [train_data.batch_at(tokens, phases, 0, step) for step in range(3, 3 + 15)]
+    batches = [train_data.windows_at(1000, phases, 0, step) for step in range(3, 3 + 15)]
     starts = np.concatenate(batches)[:, 0]
     assert len(set(starts)) == len(starts) == 60
     assert len(set(starts % 16)) == 1  # one offset a pass
     assert batches[0].shape == (4, 17)
-    again = train_data.batch_at(tokens, phases, 0, 3)
+    again = train_data.windows_at(1000, phases, 0, 3)
     np.testing.assert_array_equal(again, batches[0])
-    assert (train_data.batch_at(tokens, phases, 1, 3) != again).any()
+    assert (train_data.windows_at(1000, phases, 1, 3) != again).any()
+
+
+def test_only_answers_count_where_questions_weigh_nothing(data):
+    """The metrics of a step are means of the answers' tokens alone."""
+    config = recipe()
+    model = train_export.build_model(config.model)
+    params = model.init(jax.random.key(0))
+    corpus = train_data.load(data, "train")
+    assert corpus.answers.all()  # no file says otherwise
+    answers = np.arange(len(corpus)) % 5 > 2
+    at = train_data.windows_at(len(corpus), (Phase(1, 4, 16),), 0, 0)
+    batch = train_data.Corpus(corpus.tokens, answers).batch(at, 0.0)
+    got = train_step.make_eval(model, None)(params, batch)["cross_entropy"]
+    logp = np.asarray(jax.nn.log_softmax(model.train_logits(params, batch.tokens[:, :-1])))
+    picked = np.take_along_axis(logp, np.asarray(batch.tokens)[:, 1:, None], axis=-1)[..., 0]
+    assert got == pytest.approx(-picked[answers[at[:, 1:]]].mean(), rel=1e-5)
+    half = train_data.Corpus(corpus.tokens, answers).batch(at, 0.25)
+    assert set(half.weight.ravel().tolist()) == {0.25, 1.0}
+
+
+def test_a_mask_of_another_length_is_refused(data, tmp_path):
+    for file in data.glob("*.npy"):
+        np.save(tmp_path / file.name, np.load(file))
+    np.save(tmp_path / "train_answers.npy", np.ones(3, bool))
+    with pytest.raises(
+        ValueError, match="train_answers.npy: 3 tokens, .*train.npy has 2400: build"
+    ):
+        train_data.load(tmp_path, "train")
 
 
 def test_loss_falls(data, tmp_path):
@@ -147,14 +175,14 @@ from experiments import train
 from experiments.training import data as train_data
 from mtad_jax import cli
 
-batch_at = train_data.batch_at
+windows_at = train_data.windows_at
 
-def killing(tokens, phases, seed, step):
+def killing(count, phases, seed, step):
     if step == 14:
         os.kill(os.getpid(), signal.SIGKILL)
-    return batch_at(tokens, phases, seed, step)
+    return windows_at(count, phases, seed, step)
 
-train_data.batch_at = killing
+train_data.windows_at = killing
 cli.run(train.main)
 """
 
