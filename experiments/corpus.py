@@ -18,9 +18,9 @@ import sentencepiece as spm
 from absl import flags
 
 from experiments.tasks import stories, text_to_sql
+from experiments.tasks.sql_schema import mixed_column
 from mtad_jax import cli
 
-STORY_REPEATS = 2  # how often every tale is in one pass over the mix
 TOKENIZER_SQL_EXAMPLES = 6000
 VALIDATION_SQL_EXAMPLES = 1000
 VALIDATION_SQL_SEED = 1_000_000  # evaluation takes small seeds
@@ -65,17 +65,30 @@ def plain(texts: Iterable[str]) -> list[Document]:
 
 def sql_texts(split: str, count: int, seed: int) -> list[Document]:
     """Text-to-SQL documents: the prompt and the query."""
-    return [Document(each.prompt, each.sql) for each in text_to_sql.examples(split, count, seed)]
+    found = text_to_sql.examples(split, count, seed, spaces=True)
+    return [Document(each.prompt, each.sql) for each in found]
+
+
+def copy_texts(count: int, seed: int) -> list[Document]:
+    """Lists of names, and some of the names again: a model learns to copy from them."""
+    rng, found = random.Random(f"copies/{seed}"), []
+    for _ in range(count):
+        names = list(dict.fromkeys(mixed_column(rng) for _ in range(rng.randint(4, 10))))
+        again = names if rng.random() < 0.5 else rng.sample(names, (len(names) + 1) // 2)
+        question = f"-- ( {' , '.join(names)} )\n"
+        found.append(Document(question, f"SELECT {' , '.join(again)} ;"))
+    return found
 
 
 def training_sources(
-    data_dir: str | Path, sql_examples: int, seed: int
+    data_dir: str | Path, *, sql_examples: int, copies: int, story_repeats: int, seed: int
 ) -> dict[str, list[Document]]:
     """The documents of one pass over the training mix, by source."""
     path = check_data_dir(data_dir)
     return {
-        "stories": plain(stories.training_texts(path)) * STORY_REPEATS,
-        "role_play": plain(role_play_texts(path)),
+        "stories": plain(stories.training_texts(path)) * story_repeats,
+        "role_play": plain(role_play_texts(path)) if story_repeats else [],
+        "copies": copy_texts(copies, seed),
         "sql": sql_texts("train", sql_examples, seed),
     }
 
@@ -109,7 +122,7 @@ def train_tokenizer(
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
-        user_defined_symbols=["\n"],
+        user_defined_symbols=["\n", "_", "'"],  # so that the parts of a name are pieces, too
         unk_id=0,
         bos_id=1,
         eos_id=2,
@@ -153,10 +166,10 @@ def tokenizer_documents(sources: dict[str, list[Document]]) -> list[str]:
 
 
 def build(
-    data_dir: str | Path, output: str | Path, sql_examples: int, vocab_size: int, seed: int
-) -> None:
+    sources: dict[str, list[Document]], data_dir: str | Path, output: str | Path, vocab_size: int,
+    seed: int,
+) -> None:  # fmt: skip
     """Writes the tokenizer, the training array and the two validation arrays."""
-    sources = training_sources(data_dir, sql_examples, seed)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(
@@ -165,7 +178,7 @@ def build(
     for name, documents in sources.items():
         texts = [each.text for each in documents]
         count = sum(len(ids) + 2 for ids in tokenizer.encode(texts))
-        ratio = sum(map(len, texts)) / count
+        ratio = sum(map(len, texts)) / max(count, 1)
         print(f"{name}: {count} tokens, {ratio:.2f} characters a token")
     arrays = {
         "train": [document for documents in sources.values() for document in documents],
@@ -183,7 +196,9 @@ def define_flags() -> None:
         "data_dir", None, "Folder with corpora/fairytaleqa and corpora/gpteacher.", required=True
     )
     flags.DEFINE_string("output", None, "Folder for the tokenizer and the arrays.", required=True)
-    flags.DEFINE_integer("sql_examples", 24_000, "Synthetic text-to-SQL examples to train on.")
+    flags.DEFINE_integer("sql_examples", 100_000, "Synthetic text-to-SQL examples to train on.")
+    flags.DEFINE_integer("copies", 20_000, "Lists of names to copy from, which teach copying.")
+    flags.DEFINE_integer("story_repeats", 1, "How often every tale is in it; 0: no prose at all.")
     flags.DEFINE_integer("vocab_size", 2048, "Pieces of the tokenizer.")
     flags.DEFINE_integer("seed", 0, "Seed of the examples and of the order of the documents.")
 
@@ -192,7 +207,14 @@ def main(argv: list[str]) -> None:
     """Builds the tokenizer and the arrays under the flags."""
     del argv
     args = flags.FLAGS
-    build(args.data_dir, args.output, args.sql_examples, args.vocab_size, args.seed)
+    for name, least in {"sql_examples": 1, "copies": 0, "story_repeats": 0}.items():
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name}={getattr(args, name)} must be >= {least}")
+    sources = training_sources(
+        args.data_dir, sql_examples=args.sql_examples, copies=args.copies,
+        story_repeats=args.story_repeats, seed=args.seed,
+    )  # fmt: skip
+    build(sources, args.data_dir, args.output, args.vocab_size, args.seed)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,8 @@ def condition(table: Table, row: int, column: str, rng: random.Random) -> tuple[
     """A condition that the row meets: the words after "whose", those after "with", and the SQL."""
     cells, name = table.column(column), spoken(column)
     if column not in table.numbers or rng.random() < 0.15:
-        value = cells[row]
-        word = rng.choice(("is", "equals", "is"))
-        return f"{name} {word} {value}", f"{name} {value}", f"{column} = {literal(value)}"
+        value, word = literal(cells[row]), rng.choice(("is", "equals", "is"))
+        return f"{name} {word} {value}", f"{name} {value}", f"{column} = {value}"
     ranked = sorted(cells)
     rank = ranked.index(cells[row])
     is_year = column == "year" or column.endswith("_year")

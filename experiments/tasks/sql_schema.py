@@ -1,14 +1,16 @@
 """Databases of the synthetic text-to-SQL task: schemas and rows composed from a database id.
 
 A database id is `<domain>_<variant>`; the domain fixes the nouns, the variant picks table names,
-columns and rows. `mixed_<variant>` ids are composed from all of the training vocabulary and from
-invented words, so that a model has to copy names from the prompt instead of remembering them.
+columns and rows. `mixed_<variant>` ids are composed from thousands of common words, so that a model
+has to copy names from the prompt instead of remembering them.
 """
 
 import functools
 import random
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.tasks import sql_domains as words
 
@@ -28,6 +30,7 @@ class Domain:
     label: tuple[str, str]  # column name and the pool of its (unique) values
     texts: tuple[str, ...]
     numbers: tuple[str, ...]
+    cells: tuple[str, ...] = ()  # of text columns that `TEXT_VALUES` does not know; (): invented
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,15 @@ def unique_labels(pool: str, rng: random.Random) -> list[str]:
     return list(labels)
 
 
-def text_cells(column: str, rng: random.Random) -> list[str]:
-    """`ROWS` cells from a few categories, every category at least once."""
+def text_cells(column: str, rng: random.Random, others: Sequence[str] = ()) -> list[str]:
+    """`ROWS` cells from a few categories, every category at least once.
+
+    Of a column that `TEXT_VALUES` does not know they are some of `others`, or invented words.
+    """
     if column in TEXT_VALUES:
         pool = TEXT_VALUES[column]
+    elif others:
+        pool = rng.sample(others, CATEGORIES[1])
     elif column.endswith("_name"):
         pool = [label_value("person", rng) for _ in range(CATEGORIES[1])]
     else:
@@ -164,24 +172,56 @@ def number_cells(column: str, rng: random.Random) -> list[int]:
     return rng.sample(range(low, high + 1), ROWS)
 
 
+@functools.cache
+def common_words() -> tuple[str, ...]:
+    """Six thousand English words; none is a keyword of SQLite, or of the held-out domains."""
+    return tuple(Path(__file__).with_name("words.txt").read_text(encoding="ascii").split())
+
+
+@functools.cache
+def known_columns() -> tuple[str, ...]:
+    """Column names of the training domains and the extra ones."""
+    known = DOMAINS["train"].values()
+    names = {name for domain in known for name in (*domain.texts, *domain.numbers)}
+    return tuple(sorted(names | set(words.EXTRA_TEXTS) | set(words.EXTRA_NUMBERS)))
+
+
+def mixed_noun(rng: random.Random) -> str:
+    """A noun: a common word, a noun of the training, or an invented word."""
+    kind = rng.random()
+    if kind < 0.15:
+        return invented_word(rng)
+    if kind < 0.3:
+        return rng.choice([*words.EXTRA_NOUNS, *DOMAINS["train"]])
+    return rng.choice(common_words())
+
+
+def mixed_column(rng: random.Random) -> str:
+    """A column name: one or two common words, a column of the training, or an invented word."""
+    kind = rng.random()
+    if kind < 0.12:
+        return invented_word(rng)
+    if kind < 0.2:
+        return rng.choice(known_columns())
+    if kind < 0.4:
+        return f"{rng.choice(common_words())}_{rng.choice(common_words())}"
+    return rng.choice(common_words())
+
+
 def mixed_domain(rng: random.Random) -> Domain:
-    """A domain put together from all training words and from invented ones."""
-    known = list(DOMAINS["train"].values())
-    noun = rng.choice([*words.EXTRA_NOUNS, *DOMAINS["train"]])
-    if rng.random() < 0.15:
-        noun = invented_word(rng)
-    known_texts = {name for domain in known for name in domain.texts}
-    known_numbers = {name for domain in known for name in domain.numbers}
-    texts = rng.sample(sorted(known_texts), 2) + rng.sample(words.EXTRA_TEXTS, 2)
-    numbers = rng.sample(sorted(known_numbers), 2) + rng.sample(words.EXTRA_NUMBERS, 2)
-    columns = [invented_word(rng) if rng.random() < 0.1 else name for name in texts + numbers]
-    label = rng.choice(("name", "title", "code", "label", f"{noun}_name"))
+    """A domain put together from common words: too many to remember, so names must be copied."""
+    noun = mixed_noun(rng)
+    label = rng.choice(("name", "title", "code", "label", "model", f"{noun}_name"))
+    names = dict.fromkeys(mixed_column(rng) for _ in range(12))
+    columns = [name for name in names if name not in (label, "id")]
     pool = rng.choice(("person", "title", "company", "code", "word", "word", "first"))
-    taken = [label, *columns]
-    columns = [
-        name if name not in taken[:i] else f"{name}_{i}" for i, name in enumerate(columns, 1)
-    ]
-    return Domain(noun, pluralize(noun), (label, pool), tuple(columns[:4]), tuple(columns[4:]))
+    cells = rng.sample(common_words(), 20) + [invented_word(rng) for _ in range(10)]
+    cells = [cell.title() if rng.random() < 0.5 else cell for cell in dict.fromkeys(cells)]
+    label_and_pool, middle = (label, pool), len(columns) // 2
+    return Domain(
+        noun, pluralize(noun), label_and_pool, tuple(columns[:middle]), tuple(columns[middle:]),
+        tuple(cells),
+    )  # fmt: skip
 
 
 def build_table(domain: Domain, rng: random.Random, with_id: bool, parent: Table | None) -> Table:
@@ -191,7 +231,7 @@ def build_table(domain: Domain, rng: random.Random, with_id: bool, parent: Table
     limit = 2 if with_id else 3
     texts = rng.sample(domain.texts, rng.randint(1, min(limit, len(domain.texts))))
     numbers = rng.sample(domain.numbers, rng.randint(1, min(limit, len(domain.numbers))))
-    cells = {column: text_cells(column, rng) for column in texts}
+    cells = {column: text_cells(column, rng, domain.cells) for column in texts}
     cells |= {column: number_cells(column, rng) for column in numbers}
     order = list(cells)
     rng.shuffle(order)

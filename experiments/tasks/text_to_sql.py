@@ -6,6 +6,7 @@ from a seed, and every query runs on an in-memory database.
 """
 
 import random
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ __all__ = ["Example", "build_database", "domains", "examples", "execution_match"
 
 SPLITS = ("train", "held_out")
 VARIANTS = 150  # databases of one domain
-MIXED_VARIANTS = 6000
-MIXED_SHARE = 0.5  # of the training examples
+MIXED_VARIANTS = 200_000
+MIXED_SHARE = 0.85  # of the training examples
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,28 @@ def domains(split: str) -> frozenset[str]:
     return frozenset(DOMAINS[split]) | ({MIXED} if split == "train" else set())
 
 
+_STRING = re.compile(r"('(?:[^']|'')*')")
+
+
+def spaced(text: str) -> str:
+    """A schema or query with spaces around its punctuation, but not within strings.
+
+    Then a name has the same pieces in a schema and in a query, wherever it stands.
+    """
+    parts = _STRING.split(text)
+    parts[::2] = (re.sub(r" +", " ", re.sub(r"([(),;.])", r" \1 ", part)) for part in parts[::2])
+    return "".join(parts).strip()
+
+
 def render_prompt(tables: tuple[Table, ...], question: str) -> str:
     """SQL comments with the tables and the question; the query begins on the next line."""
-    lines = [table.describe() for table in tables] + [question]
+    lines = [table.describe() for table in tables] + [question.replace("'", "")]
+    return "".join(f"-- {line}\n" for line in lines)
+
+
+def render_spaced(tables: tuple[Table, ...], question: str) -> str:
+    """The same with `spaced` tables, and the values of the question in quotes as in the query."""
+    lines = [spaced(table.describe()) for table in tables] + [question]
     return "".join(f"-- {line}\n" for line in lines)
 
 
@@ -56,8 +76,11 @@ def database_ids(split: str, rng: random.Random) -> Iterator[str]:
             yield f"{rng.choice(names)}_{rng.randrange(VARIANTS)}"
 
 
-def examples(split: str, count: int, seed: int) -> list[Example]:
-    """`count` distinct examples of a split; the first ones do not depend on `count`."""
+def examples(split: str, count: int, seed: int, *, spaces: bool = False) -> list[Example]:
+    """`count` distinct examples of a split; the first ones do not depend on `count`.
+
+    `spaces`: prompts and queries are `spaced`; the shipped pair was trained on those that are not.
+    """
     rng = random.Random(f"text-to-sql/{split}/{seed}")
     found: dict[str, Example] = {}
     for db_id in database_ids(split, rng):
@@ -65,7 +88,8 @@ def examples(split: str, count: int, seed: int) -> list[Example]:
             break
         database = load_database(db_id)
         question, sql = ask(database, rng)
-        prompt = render_prompt(database.tables, question)
+        prompt = (render_spaced if spaces else render_prompt)(database.tables, question)
+        sql = spaced(sql) if spaces else sql
         found.setdefault(prompt, Example(db_id, prompt, sql, question, database.tables))
     return list(found.values())
 

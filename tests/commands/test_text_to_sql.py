@@ -9,7 +9,7 @@ import pytest
 
 from experiments.tasks import text_to_sql
 from experiments.tasks.sql_questions import is_degenerate
-from experiments.tasks.sql_schema import DOMAINS, load_database
+from experiments.tasks.sql_schema import DOMAINS, common_words, load_database
 from experiments.tasks.text_to_sql import build_database, examples, execution_match
 
 DB_ID = "singer_0"
@@ -58,10 +58,47 @@ def test_wrong_queries_rarely_match():
 
 def test_prompt_ends_where_the_query_begins():
     for example in examples("train", 200, seed=0):
-        assert example.prompt.endswith(f"-- {example.question}\n")
+        question = example.question.replace("'", "")
+        assert example.prompt.endswith(f"-- {question}\n")
         assert example.prompt.count("\n") == len(example.tables) + 1
         assert example.sql.startswith("SELECT ") and example.sql.endswith(";")
         assert example.tables[0].describe() in example.prompt
+
+
+def test_a_name_is_spelled_alike_in_schema_and_query():
+    """With spaces around punctuation; the query gives the same rows, strings are untouched."""
+    assert text_to_sql.spaced("a(b, c_d)") == "a ( b , c_d )"
+    query = "SELECT count(*), t.a FROM t WHERE a = 'x, (y)  z' AND b > 3;"
+    assert text_to_sql.spaced(query) == (
+        "SELECT count ( * ) , t . a FROM t WHERE a = 'x, (y)  z' AND b > 3 ;"
+    )
+    pairs = zip(
+        examples("held_out", 200, 2), examples("held_out", 200, 2, spaces=True), strict=True
+    )
+    for example, other in pairs:
+        connection = build_database(example.db_id)
+        assert execution_match(other.sql, example.sql, connection)
+        connection.close()
+        names = re.findall(r"[a-z_]+", other.prompt.rpartition("-- ")[0])
+        assert all(f" {name} " in other.prompt for name in names)
+        used = [word for word in re.sub(r"'.*?'", "", other.sql).split() if word in names]
+        assert used and all(f" {name} " in other.sql for name in used)
+        values = re.findall(r"'[^']*'", other.sql)
+        assert all(value in other.prompt for value in values)
+
+
+def test_words_of_training_are_no_held_out_names():
+    held_out = {
+        name
+        for domain in DOMAINS["held_out"].values()
+        for name in (domain.singular, domain.plural, *domain.texts, *domain.numbers)
+    }
+    words = common_words()
+    assert len(words) == len(set(words)) > 5000 and not held_out & set(words)
+    connection = sqlite3.connect(":memory:")
+    for word in words:  # none is a keyword
+        connection.execute(f"CREATE TABLE {word} ({word})")
+    connection.close()
 
 
 def test_values_of_conditions_come_from_the_rows():
