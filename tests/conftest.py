@@ -6,6 +6,7 @@ dies of a segmentation fault. Programs of one file are of little use to the next
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 # Before jax is imported: with the `tpu` extra installed, every process would look for a TPU,
@@ -26,6 +27,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 _MAPS = Path("/proc/self/maps")
 _MOST_MAPS = 20_000
+_MOST_BYTES = 1 << 30  # of compiled programs; a run of all tests makes 0.2 GiB
+
+
+def pytest_configure(config):
+    """Begin with an empty cache where earlier versions have left too much in it."""
+    if hasattr(config, "workerinput"):  # its controller has done so
+        return
+    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if sum(file.stat().st_size for file in folder.glob("*")) > _MOST_BYTES:
+        shutil.rmtree(folder)
 
 
 def pytest_addoption(parser):
