@@ -29,7 +29,8 @@ RULES = {
     for name, recipe in inspect.getmembers(recipes, inspect.isfunction)
     if recipe.__module__ == recipes.__name__ and not name.startswith("_")
 }
-PICKY = {"mtjd", "typical", "bild", "dsbd"}  # do not take whatever comes from the target itself
+# Do not take whatever comes from the target itself, or count nothing as accepted.
+PICKY = {"mtjd", "typical", "bild", "dsbd", "speculative_beam", "speculative_mtjd"}
 # The same tokens kept in all tests of a rule: one program for it.
 ALL = Asked(1.7, (3, 5), 6, (END, 8), temperature=0.9, top_k=7, top_p=0.95, min_p=0.01)
 
