@@ -1,9 +1,7 @@
 """Beam search and beam sampling on the target: a strategy of its own, W target rows a round."""
 
 import dataclasses
-import functools
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -79,7 +77,7 @@ class BeamSearch(TargetBeams):
             keys = random.round_keys(state.key, state.length + live.steps, random.DRAFT)
             noise = random.gumbel(keys, logits.shape[1:])
         new = advance(live, logits, noise, controls)
-        new = jax.tree.map(functools.partial(where_rows, ~state.done), new, live)
+        new = where_rows(~state.done, new, live)
         return close_round(dataclasses.replace(state, target_cache=cache), new)
 
     def finish(self, state: DecodeState) -> DecodeState:

@@ -1,5 +1,7 @@
 """The target's beams below the committed text, and the one step that extends them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -128,9 +130,13 @@ def along(history: Array, path: Int[Array, "B R"]) -> Array:
     return jnp.take_along_axis(history, path[:, :, None], axis=2)[:, :, 0]
 
 
-def where_rows(rows: Bool[Array, " B"], new: Array, old: Array) -> Array:
-    """Return new's rows where `rows`, else old's."""
-    return jnp.where(rows.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+def where_rows(rows: Bool[Array, " B"], new: Any, old: Any) -> Any:
+    """Return new's rows where `rows`, else old's; of every array in a tree."""
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(rows.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def _of_token(values: Float[Array, "B U V"], beams: Beams, read=pick) -> Float[Array, "B W"]:

@@ -21,7 +21,7 @@ from mtad_jax.decode.request import (
 from mtad_jax.decode.state import DEPTH, END, LENGTH, Controls, DecodeState, Trace
 from mtad_jax.decode.target_beams.base import TargetBeams
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.types import Array, Int
+from mtad_jax.types import Array, Float, Int
 
 _MOST_BLOCKS = 4096  # that are enumerated, V^K
 
@@ -142,17 +142,8 @@ def _commit(
         return jnp.stack(picked, axis=1)
 
     new, at_end, at_limit = reach(state, tokens, jnp.sum(text, axis=1), controls)
-    place = jnp.arange(depth)
-    zero = jnp.zeros_like(tokens)
-    trace = Trace(
-        logp=chosen(lattice.logp),
-        logp_raw=chosen(lattice.logits, pick_logp),
-        round=jnp.broadcast_to(state.rounds + place, tokens.shape),
-        place=zero,
-        candidate=zero,
-        log_ratio=jnp.zeros(tokens.shape, jnp.float32),
-        ending=jnp.where(place == 0, block_ending(at_end, at_limit)[:, None], 0),
-    )
+    logp, logp_raw = chosen(lattice.logp), chosen(lattice.logits, pick_logp)
+    trace = block_trace(logp, logp_raw, state.rounds + jnp.arange(depth), at_end, at_limit)
     if depth > 1:
         # The last token is not in the cache: it is run as the next block's first place.
         run = lattice.nodes_of(best[:-1])
@@ -162,9 +153,28 @@ def _commit(
     return append(state, tokens, trace, new=new, done=at_end | at_limit, rounds=depth)
 
 
-def block_ending(at_end: Array, at_limit: Array) -> Int[Array, " B"]:
-    """Return why a block ended."""
-    return jnp.where(at_end, END, jnp.where(at_limit, LENGTH, DEPTH))
+def block_trace(
+    logp: Float[Array, "B K"],
+    logp_raw: Float[Array, "B K"],
+    rounds: Int[Array, "..."],
+    at_end: Array,
+    at_limit: Array,
+) -> Trace:
+    """Return the trace of a block: nothing is drafted, and why it ended stands at its first token.
+
+    `rounds` [] or [K] are those that the tokens are counted to.
+    """
+    ending = jnp.where(at_end, END, jnp.where(at_limit, LENGTH, DEPTH))
+    zero = jnp.zeros(logp.shape, jnp.int32)
+    return Trace(
+        logp=logp,
+        logp_raw=logp_raw,
+        round=jnp.broadcast_to(rounds, logp.shape),
+        place=zero,
+        candidate=zero,
+        log_ratio=jnp.zeros(logp.shape, jnp.float32),
+        ending=jnp.where(jnp.arange(logp.shape[1]) == 0, ending[:, None], 0),
+    )
 
 
 def check_block_width(block: int, width: int, request: Request) -> None:

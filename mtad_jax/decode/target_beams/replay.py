@@ -6,6 +6,7 @@ whose logits are known. The draft decides how many steps a call is worth, never 
 keep.
 """
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -86,12 +87,57 @@ def check_lattice(width: int, ahead: int, lattice: int, request: Request) -> Non
         )
 
 
-def draft_lattice(
+def run_lattice(
+    target: BoundLM,
     draft: BoundLM,
     state: DecodeState,
     live: LiveBeams,
     controls: Controls,
     *,
+    ahead: int,
+    lattice: int,
+) -> tuple[NodeLattice, Float[Array, "B N V"], DecodeState]:
+    """Draft a lattice below the live beams, and run the target on it once.
+
+    Returns:
+      The nodes, the target's logits after each, and the state with all of them in both caches.
+    """
+    nodes, draft_cache = _draft_lattice(draft, state, live, controls, ahead, lattice)
+    first = state.length - 1
+    logits, target_cache = target.model.apply(
+        target.params,
+        nodes.token,
+        positions=(first + live.steps)[:, None] + jnp.asarray(nodes.level),
+        write_at=first + nodes.base,
+        prefix=first,
+        window=nodes.window,
+        cache=state.target_cache,
+    )
+    state = dataclasses.replace(state, target_cache=target_cache, draft_cache=draft_cache)
+    return nodes, logits[:, :, : target.vocab_size], state
+
+
+def keep_nodes(
+    target: BoundLM,
+    draft: BoundLM,
+    state: DecodeState,
+    source: Int[Array, "B M"],
+    dest: Int[Array, " B"],
+    span: int,
+) -> DecodeState:
+    """Copy slots of both caches, alike; see `CausalLM.keep`."""
+    return dataclasses.replace(
+        state,
+        target_cache=target.model.keep(state.target_cache, source, dest, span=span),
+        draft_cache=draft.model.keep(state.draft_cache, source, dest, span=span),
+    )
+
+
+def _draft_lattice(
+    draft: BoundLM,
+    state: DecodeState,
+    live: LiveBeams,
+    controls: Controls,
     ahead: int,
     lattice: int,
 ) -> tuple[NodeLattice, Any]:
@@ -136,23 +182,6 @@ def draft_lattice(
         ahead=ahead,
     )
     return found, cache
-
-
-def run_lattice(
-    target: BoundLM, state: DecodeState, live: LiveBeams, nodes: NodeLattice
-) -> tuple[Float[Array, "B N V"], Any]:
-    """Return the target's logits after every node, and its cache."""
-    first = state.length - 1
-    logits, cache = target.model.apply(
-        target.params,
-        nodes.token,
-        positions=(first + live.steps)[:, None] + jnp.asarray(nodes.level),
-        write_at=first + nodes.base,
-        prefix=first,
-        window=nodes.window,
-        cache=state.target_cache,
-    )
-    return logits[:, :, : target.vocab_size], cache
 
 
 @struct.dataclass

@@ -1,9 +1,5 @@
 """Speculative beam search: beam search on the target, several steps a target call."""
 
-import dataclasses
-import functools
-
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -13,13 +9,12 @@ from mtad_jax.decode.target_beams.beam_search import BeamSearch, close_round
 from mtad_jax.decode.target_beams.live import LiveBeams, where_rows
 from mtad_jax.decode.target_beams.replay import (
     check_lattice,
-    draft_lattice,
     first_walk,
+    keep_nodes,
     run_lattice,
     walk_on,
 )
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.types import Array
 
 
 @struct.dataclass
@@ -60,32 +55,22 @@ class SpeculativeBeam(BeamSearch):
         assert draft is not None
         live: LiveBeams = state.extra.live
         size = {"ahead": self.ahead, "lattice": self.lattice}
-        nodes, draft_cache = draft_lattice(draft, state, live, controls, **size)
-        logits, target_cache = run_lattice(target, state, live, nodes)
+        nodes, logits, state = run_lattice(target, draft, state, live, controls, **size)
 
-        walk, source = first_walk(live), []
-        going, start = ~state.done, live.steps * self.width
+        walk, source, going = first_walk(live), [], ~state.done
         for level in range(1, self.ahead + 2):
             new = walk_on(walk, level, logits, nodes, controls)
-            walk = jax.tree.map(functools.partial(where_rows, going), new, walk)
+            walk = where_rows(going, new, walk)
             # Where the places of this step are in the caches now; a step later they are run there.
-            own = start[:, None] + level * self.width + jnp.arange(self.width)
+            own = level * self.width + jnp.arange(self.width)
             there = going[:, None] & walk.known
-            source.append(jnp.where(there, nodes.base[:, None] + walk.node, own))
+            source.append(jnp.where(there, walk.node, own))
             full = state.length + walk.live.steps >= state.limit
             going &= walk.ready & ~full & ~walk.live.over
 
         # The last level's places are none of the lattice.
-        moved = (state.length - 1)[:, None] + jnp.concatenate(source[: self.ahead], axis=1)
-        dest = state.length - 1 + start + self.width
+        first = state.length - 1 + nodes.base
+        moved = first[:, None] + jnp.concatenate(source[: self.ahead], axis=1)
         span = 1 + self.ahead * self.lattice
-
-        def keep(lm: BoundLM, cache: Array) -> Array:
-            return lm.model.keep(cache, moved, dest, span=span)
-
-        state = dataclasses.replace(
-            state,
-            target_cache=keep(target, target_cache),
-            draft_cache=keep(draft, draft_cache),
-        )
+        state = keep_nodes(target, draft, state, moved, first + self.width, span)
         return close_round(state, walk.live)

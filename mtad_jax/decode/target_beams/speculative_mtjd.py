@@ -1,8 +1,6 @@
 """Speculative MTJD: the blocks that the target's joint prefers, several steps a target call."""
 
 import dataclasses
-import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ from flax import struct
 from mtad_jax.decode.commit import append, reach, write_block
 from mtad_jax.decode.draft import take
 from mtad_jax.decode.request import Request, check_depth, check_whole
-from mtad_jax.decode.state import Controls, DecodeState, Trace
+from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.target_beams.base import TargetBeams
 from mtad_jax.decode.target_beams.live import (
     LiveBeams,
@@ -23,12 +21,12 @@ from mtad_jax.decode.target_beams.live import (
     path_back,
     where_rows,
 )
-from mtad_jax.decode.target_beams.mtjd import block_ending, check_block_width
+from mtad_jax.decode.target_beams.mtjd import block_trace, check_block_width
 from mtad_jax.decode.target_beams.replay import (
     Walk,
     check_lattice,
-    draft_lattice,
     first_walk,
+    keep_nodes,
     run_lattice,
     walk_on,
 )
@@ -89,8 +87,7 @@ class SpeculativeMTJD(TargetBeams):
         assert draft is not None
         live: LiveBeams = state.extra
         size = {"ahead": self.ahead, "lattice": self.lattice}
-        nodes, draft_cache = draft_lattice(draft, state, live, controls, **size)
-        logits, target_cache = run_lattice(target, state, live, nodes)
+        nodes, logits, state = run_lattice(target, draft, state, live, controls, **size)
 
         first = state.length - 1
         walk, where = first_walk(live), self._nowhere(state)
@@ -99,25 +96,16 @@ class SpeculativeMTJD(TargetBeams):
             new = walk_on(walk, level, logits, nodes, controls)
             seen = where.after(new, nodes.base)
             full = going & ((new.live.steps == self.block) | new.live.over)
-            state, place = _commit(state, new.live, full, controls)
-            again, seen_again = _restart(new, seen, place)
-            new, seen = _choose(full, (again, seen_again), (new, seen))
-            walk, where = _choose(going, (new, seen), (walk, where))
+            place = best_place(new.live.beams.logq, new.live)
+            path = path_back(new.live, place)
+            state = _commit(state, new.live, place, path, full, controls)
+            new, seen = where_rows(full, _restart(new, seen, place, path), (new, seen))
+            walk, where = where_rows(going, (new, seen), (walk, where))
             going &= walk.ready & ~state.done
 
         source = first[:, None] + where.sources()
-        span = 1 + self.scratch()
-
-        def keep(lm: BoundLM, cache: Array) -> Array:
-            return lm.model.keep(cache, source, first + 1, span=span)
-
-        return dataclasses.replace(
-            state,
-            extra=walk.live,
-            target_cache=keep(target, target_cache),
-            draft_cache=keep(draft, draft_cache),
-            rounds=state.rounds + 1,
-        )
+        state = keep_nodes(target, draft, state, source, first + 1, self.scratch())
+        return dataclasses.replace(state, extra=walk.live, rounds=state.rounds + 1)
 
     def _nowhere(self, state: DecodeState) -> "_Slots":
         """Return the slots of a round's start: nothing was committed, all places are in order."""
@@ -165,50 +153,43 @@ class _Slots:
 
 
 def _commit(
-    state: DecodeState, live: LiveBeams, full: Bool[Array, " B"], controls: Controls
-) -> tuple[DecodeState, Int[Array, " B"]]:
-    """Write the likeliest beam of the rows whose block is `full`; return its place, too."""
-    place = best_place(live.beams.logq, live)
-    path = path_back(live, place)
+    state: DecodeState,
+    live: LiveBeams,
+    place: Int[Array, " B"],
+    path: Int[Array, "B K"],
+    full: Bool[Array, " B"],
+    controls: Controls,
+) -> DecodeState:
+    """Write the path to `place` as the text of the rows whose block is `full`."""
     tokens = along(live.token, path)
     new, at_end, at_limit = reach(state, tokens, take(live.count, place), controls)
-    zero, real = jnp.zeros_like(tokens), jnp.zeros(tokens.shape, jnp.float32)
-    first = jnp.arange(tokens.shape[1]) == 0
-    trace = Trace(
-        logp=along(live.logp, path),
-        logp_raw=along(live.logp_raw, path),
-        round=jnp.broadcast_to(state.rounds, tokens.shape),
-        place=zero,
-        candidate=zero,
-        log_ratio=real,
-        ending=jnp.where(first, block_ending(at_end, at_limit)[:, None], 0),
-    )
+    logp, logp_raw = along(live.logp, path), along(live.logp_raw, path)
+    trace = block_trace(logp, logp_raw, state.rounds, at_end, at_limit)
     new = jnp.where(full, new, 0)
-    return append(state, tokens, trace, new=new, done=full & (at_end | at_limit), rounds=0), place
+    return append(state, tokens, trace, new=new, done=full & (at_end | at_limit), rounds=0)
 
 
-def _restart(walk: Walk, slots: _Slots, place: Int[Array, " B"]) -> tuple[Walk, _Slots]:
-    """Return the beams and slots after the block that ends in `place`: the empty path after it."""
+def _restart(
+    walk: Walk, slots: _Slots, place: Int[Array, " B"], path: Int[Array, "B K"]
+) -> tuple[Walk, _Slots]:
+    """Return the beams and slots after the block along `path`, to `place`: the empty path."""
     live, (batch, width) = walk.live, walk.node.shape
 
     def every(values: Array) -> Array:
         return jnp.repeat(take(values, place)[:, None], width, axis=1)
 
-    beams = first_places(every(live.beams.token))
-    fresh = LiveBeams(
-        beams, own_slots(batch, width, live.window.shape[2]), live.token, live.parent,
-        live.logp, live.logp_raw, jax.tree.map(every, live.past), jnp.zeros_like(live.count),
-        jnp.zeros_like(live.steps),
-    )  # fmt: skip
-    block = along(slots.place[:, 1:], path_back(live, place))
+    fresh = dataclasses.replace(
+        live,
+        beams=first_places(every(live.beams.token)),
+        window=own_slots(batch, width, live.window.shape[2]),
+        past=jax.tree.map(every, live.past),
+        count=jnp.zeros_like(live.count),
+        steps=jnp.zeros_like(live.steps),
+    )
+    block = along(slots.place[:, 1:], path)
     text = write_block(slots.text, block, slots.count)
     # The last token is in the caches only where it is a node; if not, nothing goes on from it.
     ends = every(take(slots.place, live.steps))  # of [B, W]: the slot of the block's last token
     last = jnp.concatenate([ends[:, None], slots.place[:, 1:]], axis=1)
     again = Walk(fresh, every(walk.node), every(walk.known))
     return again, _Slots(text, slots.count + live.steps, last)
-
-
-def _choose(rows: Bool[Array, " B"], new: Any, old: Any) -> Any:
-    """Return new's rows where `rows`, else old's; of every array in a tree."""
-    return jax.tree.map(functools.partial(where_rows, rows), new, old)
