@@ -54,15 +54,13 @@ def spaced(text: str) -> str:
     return "".join(parts).strip()
 
 
-def render_prompt(tables: tuple[Table, ...], question: str) -> str:
-    """SQL comments with the tables and the question; the query begins on the next line."""
-    lines = [table.describe() for table in tables] + [question.replace("'", "")]
-    return "".join(f"-- {line}\n" for line in lines)
+def render_prompt(tables: tuple[Table, ...], question: str, spaces: bool) -> str:
+    """SQL comments with the tables and the question; the query begins on the next line.
 
-
-def render_spaced(tables: tuple[Table, ...], question: str) -> str:
-    """The same with `spaced` tables, and the values of the question in quotes as in the query."""
-    lines = [spaced(table.describe()) for table in tables] + [question]
+    With `spaces` the tables are `spaced`, and values of the question quoted as in the query.
+    """
+    lines = [spaced(table.describe()) if spaces else table.describe() for table in tables]
+    lines.append(question if spaces else question.replace("'", ""))
     return "".join(f"-- {line}\n" for line in lines)
 
 
@@ -88,7 +86,7 @@ def examples(split: str, count: int, seed: int, *, spaces: bool = False) -> list
             break
         database = load_database(db_id)
         question, sql = ask(database, rng)
-        prompt = (render_spaced if spaces else render_prompt)(database.tables, question)
+        prompt = render_prompt(database.tables, question, spaces)
         sql = spaced(sql) if spaces else sql
         found.setdefault(prompt, Example(db_id, prompt, sql, question, database.tables))
     return list(found.values())

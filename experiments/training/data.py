@@ -1,6 +1,6 @@
 """Batches of token windows: a pure function of the seed and the step, so that resume is exact."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,10 +65,18 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, at: np.ndarray, prompt_weight: float) -> Batch:
-        """Return the tokens at `at`, [rows, length + 1], and the weights of their predictions."""
+    def batch(
+        self,
+        at: np.ndarray,
+        prompt_weight: float,
+        put: Callable[[np.ndarray], Array] = jnp.asarray,
+    ) -> Batch:
+        """Return the tokens at `at`, [rows, length + 1], and the weights of their predictions.
+
+        `put` brings an array to the devices.
+        """
         weight = np.where(self.answers[at[:, 1:]], 1.0, prompt_weight)
-        return Batch(jnp.asarray(self.tokens[at], jnp.int32), jnp.asarray(weight, jnp.float32))
+        return Batch(put(self.tokens[at].astype(np.int32)), put(weight.astype(np.float32)))
 
 
 def windows_at(count: int, phases: tuple[Phase, ...], seed: int, step: int) -> np.ndarray:

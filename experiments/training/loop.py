@@ -105,8 +105,9 @@ class Trainer:
 
     def _batch(self, corpus: Corpus, at: np.ndarray) -> Batch:
         """Return the batch of some windows on the mesh, its rows split."""
-        batch = corpus.batch(at, self.config.prompt_weight)
-        return jax.tree.map(lambda x: jax.device_put(x, by_rows(self._mesh, x)), batch)
+        return corpus.batch(
+            at, self.config.prompt_weight, lambda x: jax.device_put(x, by_rows(self._mesh, x))
+        )
 
     def _restore(self) -> int:
         """Load the latest checkpoint, if any, and return the steps done."""

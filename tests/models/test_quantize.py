@@ -114,7 +114,7 @@ def test_keeps_the_promises_of_a_causal_lm():
     check_causal_lm(sharded.pair()[1].quantized("weights,kv"), atol=0.25)
 
 
-@pytest.mark.parametrize("parts", [pytest.param("weights", marks=pytest.mark.heavy), "weights,kv"])
+@pytest.mark.parametrize("parts", ["weights", "weights,kv"])
 @pytest.mark.slow
 def test_decodes_alike_on_one_device_and_on_eight(parts):
     mesh = "data:2,fsdp:2,model:2"
@@ -130,8 +130,10 @@ def test_decodes_alike_on_one_device_and_on_eight(parts):
     on = sharded.on_mesh(target, mesh), sharded.on_mesh(draft, mesh, replicated=True)
     got, want = decode(*on), decode(target, draft)
     if "kv" in parts:  # a cached value at the edge of two steps may be rounded to either
-        np.testing.assert_array_equal(got.tokens[:, 0], want.tokens[:, 0])
-        np.testing.assert_allclose(got.trace.logp_raw[:, 0], want.trace.logp_raw[:, 0], atol=0.25)
+        same = np.logical_and.accumulate(got.tokens == want.tokens, axis=1)
+        assert same[:, 0].all()
+        ours, theirs = (np.asarray(r.trace.logp_raw)[same] for r in (got, want))
+        np.testing.assert_allclose(ours, theirs, atol=0.25)
     else:
         np.testing.assert_array_equal(got.tokens, want.tokens)
 
