@@ -18,7 +18,6 @@ import sentencepiece as spm
 from absl import flags
 
 from experiments.tasks import stories, text_to_sql
-from experiments.tasks.sql_schema import mixed_column
 from mtad_jax import cli
 
 TOKENIZER_SQL_EXAMPLES = 6000
@@ -69,26 +68,14 @@ def sql_texts(split: str, count: int, seed: int) -> list[Document]:
     return [Document(each.prompt, each.sql) for each in found]
 
 
-def copy_texts(count: int, seed: int) -> list[Document]:
-    """Lists of names, and some of the names again: a model learns to copy from them."""
-    rng, found = random.Random(f"copies/{seed}"), []
-    for _ in range(count):
-        names = list(dict.fromkeys(mixed_column(rng) for _ in range(rng.randint(4, 10))))
-        again = names if rng.random() < 0.5 else rng.sample(names, (len(names) + 1) // 2)
-        question = f"-- ( {' , '.join(names)} )\n"
-        found.append(Document(question, f"SELECT {' , '.join(again)} ;"))
-    return found
-
-
 def training_sources(
-    data_dir: str | Path, *, sql_examples: int, copies: int, story_repeats: int, seed: int
+    data_dir: str | Path, *, sql_examples: int, story_repeats: int, seed: int
 ) -> dict[str, list[Document]]:
     """The documents of one pass over the training mix, by source."""
     path = check_data_dir(data_dir)
     return {
         "stories": plain(stories.training_texts(path)) * story_repeats,
         "role_play": plain(role_play_texts(path)) if story_repeats else [],
-        "copies": copy_texts(copies, seed),
         "sql": sql_texts("train", sql_examples, seed),
     }
 
@@ -197,7 +184,6 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("output", None, "Folder for the tokenizer and the arrays.", required=True)
     flags.DEFINE_integer("sql_examples", 100_000, "Synthetic text-to-SQL examples to train on.")
-    flags.DEFINE_integer("copies", 20_000, "Lists of names to copy from, which teach copying.")
     flags.DEFINE_integer("story_repeats", 1, "How often every tale is in it; 0: no prose at all.")
     flags.DEFINE_integer("vocab_size", 2048, "Pieces of the tokenizer.")
     flags.DEFINE_integer("seed", 0, "Seed of the examples and of the order of the documents.")
@@ -207,13 +193,15 @@ def main(argv: list[str]) -> None:
     """Builds the tokenizer and the arrays under the flags."""
     del argv
     args = flags.FLAGS
-    for name, least in {"sql_examples": 1, "copies": 0, "story_repeats": 0}.items():
+    for name, least in {"sql_examples": 1, "story_repeats": 0}.items():
         if getattr(args, name) < least:
             raise ValueError(f"--{name}={getattr(args, name)} must be >= {least}")
     sources = training_sources(
-        args.data_dir, sql_examples=args.sql_examples, copies=args.copies,
-        story_repeats=args.story_repeats, seed=args.seed,
-    )  # fmt: skip
+        args.data_dir,
+        sql_examples=args.sql_examples,
+        story_repeats=args.story_repeats,
+        seed=args.seed,
+    )
     build(sources, args.data_dir, args.output, args.vocab_size, args.seed)
 
 

@@ -1,13 +1,19 @@
-"""Batches of token windows: a pure function of the seed and the step, so that resume is exact."""
+"""Batches of whole documents: a pure function of the seed and the step, so that resume is exact.
+
+Documents are packed into rows, several a row, and see nothing of one another: the model is told
+which token belongs to which. One that is longer than a row is cut.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.training.export import BOS
 from mtad_jax.types import Array, Float, Int
 
 VALIDATION = ("stories", "sql")
@@ -19,8 +25,8 @@ class Phase:
 
     Attributes:
       steps: optimizer steps.
-      rows: windows a batch.
-      length: tokens a window predicts (the window has one more, to shift by).
+      rows: rows a batch.
+      length: tokens a row predicts (it has one more, to shift by).
     """
 
     steps: int
@@ -41,11 +47,14 @@ class Batch(NamedTuple):
     """What one step learns from.
 
     Attributes:
-      tokens: [B, T + 1] windows of the corpus.
-      weight: [B, T] of the prediction of tokens 1 ... T in all means.
+      tokens: [B, T + 1] rows.
+      documents: [B, T + 1] which document of its row a token belongs to; they never fall.
+      weight: [B, T] of the prediction of tokens 1 ... T in all means; 0 where the token before is
+        of another document, and in padding.
     """
 
     tokens: Int[Array, "B T+1"]
+    documents: Int[Array, "B T+1"]
     weight: Float[Array, "B T"]
 
 
@@ -54,7 +63,7 @@ class Corpus:
     """Documents one after the other.
 
     Attributes:
-      tokens: [N] token ids.
+      tokens: [N] token ids; a document begins with BOS.
       answers: [N] whether a token belongs to what a document is there for, not to the question
         before it.
     """
@@ -65,42 +74,100 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where the documents begin, and where the last one ends: [documents + 1]."""
+        return np.union1d([0, len(self)], np.flatnonzero(self.tokens == BOS))
+
+    def pieces(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Return start and stop of the documents, at most `length` tokens each: [pieces, 2].
+
+        A longer one is cut at a random offset, and then every `length` tokens.
+        """
+        spans = np.stack([self.starts[:-1], self.starts[1:]], axis=1)
+        long = np.diff(spans)[:, 0] > length
+        cut = []
+        for start, stop in spans[long]:
+            inner = np.arange(start + rng.integers(1, length + 1), stop, length)
+            edges = np.array([start, *inner, stop])
+            cut.append(np.stack([edges[:-1], edges[1:]], axis=1))
+        return np.concatenate([spans[~long], *cut])
+
+    def rows(self, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return the pieces of every row of `length` tokens, both in a random order."""
+        pieces = rng.permutation(self.pieces(length, rng))
+        packed = pack(np.diff(pieces)[:, 0], length)
+        return [pieces[packed[i]] for i in rng.permutation(len(packed))]
+
     def batch(
         self,
-        at: np.ndarray,
+        rows: list[np.ndarray],
+        length: int,
         prompt_weight: float,
         put: Callable[[np.ndarray], Array] = jnp.asarray,
     ) -> Batch:
-        """Return the tokens at `at`, [rows, length + 1], and the weights of their predictions.
+        """Return rows of `length` tokens, padded; `put` brings an array to the devices."""
+        tokens = np.zeros((len(rows), length), np.int32)
+        documents, weight = np.zeros_like(tokens), np.zeros(tokens.shape, np.float32)
+        for row, pieces in enumerate(rows):
+            at = 0
+            for number, (start, stop) in enumerate(pieces):
+                place = row, slice(at, at + stop - start)
+                tokens[place] = self.tokens[start:stop]
+                documents[place] = number
+                weight[place] = np.where(self.answers[start:stop], 1.0, prompt_weight)
+                weight[row, at] = 0.0
+                at += stop - start
+            documents[row, at:] = len(pieces)
+        return Batch(put(tokens), put(documents), put(weight[:, 1:]))
 
-        `put` brings an array to the devices.
-        """
-        weight = np.where(self.answers[at[:, 1:]], 1.0, prompt_weight)
-        return Batch(put(self.tokens[at].astype(np.int32)), put(weight.astype(np.float32)))
+
+def pack(lengths: np.ndarray, room: int) -> list[list[int]]:
+    """Return which items share a row of `room` places: each goes where it leaves the least."""
+    rows: list[list[int]] = []
+    spare: list[list[int]] = [[] for _ in range(room + 1)]  # rows by the places that they have left
+    for item, length in enumerate(lengths.tolist()):
+        left = next((n for n in range(length, room + 1) if spare[n]), None)
+        if left is None:
+            left, row = room, len(rows)
+            rows.append([])
+        else:
+            row = spare[left].pop()
+        rows[row].append(item)
+        spare[left - length].append(row)
+    return rows
 
 
-def windows_at(count: int, phases: tuple[Phase, ...], seed: int, step: int) -> np.ndarray:
-    """Return which of `count` tokens the batch of a step holds: [rows, length + 1].
+class Schedule:
+    """Which rows the batch of a step holds: every document once a pass, but for the rows left over.
 
-    Each pass over the data cuts it at its own random offset and shuffles the windows.
+    Each pass packs the documents anew.
     """
-    number, phase, step = phase_at(phases, step)
-    windows = (count - 1) // phase.length - 1  # -1: room for the offset
-    batches = windows // phase.rows
-    epoch, batch = divmod(step, batches)
-    rng = np.random.default_rng((seed, number, epoch))
-    offset = rng.integers(phase.length)
-    chosen = rng.permutation(windows)[batch * phase.rows : (batch + 1) * phase.rows]
-    return offset + chosen[:, None] * phase.length + np.arange(phase.length + 1)
+
+    def __init__(self, corpus: Corpus, phases: tuple[Phase, ...], seed: int):
+        """Keep what the batches are made of."""
+        self._corpus, self._phases, self._seed = corpus, phases, seed
+        self._packed: tuple[tuple[int, int], list[np.ndarray]] | None = None
+
+    def at(self, step: int) -> tuple[list[np.ndarray], int]:
+        """Return the pieces of a step's rows, and the tokens a row."""
+        number, phase, step = phase_at(self._phases, step)
+        # No packing has fewer rows than all tokens fill.
+        batches = len(self._corpus) // (phase.length + 1) // phase.rows
+        epoch, batch = divmod(step, batches)
+        if self._packed is None or self._packed[0] != (number, epoch):
+            rng = np.random.default_rng((self._seed, number, epoch))
+            self._packed = (number, epoch), self._corpus.rows(phase.length + 1, rng)
+        rows = self._packed[1][batch * phase.rows : (batch + 1) * phase.rows]
+        return rows, phase.length + 1
 
 
-def eval_windows(count: int, rows: int, length: int, limit: int | None) -> Iterator[np.ndarray]:
-    """Yield whole [rows, length + 1] batches of consecutive windows, `limit` windows at most."""
-    windows = (count - 1) // length
-    windows = windows if limit is None else min(windows, limit)
-    rows = min(rows, windows)
-    for first in range(0, windows - rows + 1, rows):
-        yield (first + np.arange(rows))[:, None] * length + np.arange(length + 1)
+def eval_rows(corpus: Corpus, phase: Phase, limit: int | None) -> Iterator[list[np.ndarray]]:
+    """Yield the rows of whole batches, the same ones every time, `limit` rows at most."""
+    rows = corpus.rows(phase.length + 1, np.random.default_rng(0))[:limit]
+    count = min(phase.rows, len(rows))
+    for first in range(0, len(rows) - count + 1, count):
+        yield rows[first : first + count]
 
 
 def check(count: int, phases: tuple[Phase, ...], split: int) -> None:
@@ -115,7 +182,7 @@ def check(count: int, phases: tuple[Phase, ...], split: int) -> None:
                 f"{phase.rows} rows a batch do not split over the mesh's data:{split}: change the "
                 "rows of config.phases, or give --mesh a data axis that divides them"
             )
-        need = (phase.rows + 2) * phase.length
+        need = phase.rows * (phase.length + 1)
         if count < need:
             raise ValueError(f"train.npy: {count} tokens are fewer than a batch's {need}")
 

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from experiments.training import data as train_data
 from experiments.training import export as train_export
 from experiments.training import step as train_step
-from experiments.training.data import Batch, Corpus, Phase
+from experiments.training.data import Batch, Corpus, Phase, Schedule
+from experiments.training.induction import check_room
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
@@ -43,20 +44,22 @@ class Trainer:
         """Build the model and its optimizer; with no mesh, rows are split over all devices.
 
         Raises:
-          ValueError: the data, the model and the mesh do not go together.
+          ValueError: the data, the model, the mesh and the recipe do not go together.
         """
         self.config, self._log = config, log
         self._mesh = mesh = make_mesh({"data": jax.device_count()}) if mesh is None else mesh
         self._phases = tuple(Phase(*phase) for phase in config.phases)
         self.total = sum(phase.steps for phase in self._phases)
         self.model = train_export.build_model(config.model)
+        if config.induction:
+            check_room(self.model.module.config)
         laid = _lay_out(self.model, mesh)
         rows = mesh.shape["data"]
         self._train, self._held_out = _read_data(
             data_dir, self.model.vocab_size, self._phases, rows
         )
         optimizer = train_step.make_optimizer(config)
-        state = train_step.init_state(self.model, optimizer, config.seed)
+        state = train_step.init_state(self.model, optimizer, config.seed, config.induction)
         where = train_step.state_shardings(laid, optimizer, state)
         self.state: train_step.TrainState = jax.device_put(state, where)
         target = jax.device_put(target, replicated(mesh))
@@ -71,12 +74,13 @@ class Trainer:
 
     def train(self) -> None:
         """Train from the latest checkpoint, or from the start, to the end of the schedule."""
+        schedule = Schedule(self._train, self._phases, self.config.seed)
         metrics, since, tokens = [], time.monotonic(), 0  # since the last log line
         for step in range(self._restore(), self.total):
-            at = train_data.windows_at(len(self._train), self._phases, self.config.seed, step)
-            self.state, row = self._step(self.state, self._batch(self._train, at))
+            rows, length = schedule.at(step)
+            self.state, row = self._step(self.state, self._batch(self._train, rows, length))
             metrics.append(row)
-            tokens += at.shape[0] * (at.shape[1] - 1)
+            tokens += sum(int(np.diff(pieces).sum()) for pieces in rows)
             done = step + 1
             if done % self.config.log_every == 0 or done == self.total:
                 text = _text(_mean(metrics))  # waits for the steps, so the clock is right
@@ -89,12 +93,14 @@ class Trainer:
         self._checkpoints.wait_until_finished()
 
     def evaluate(self, limit: int | None = None) -> dict[str, Metrics]:
-        """Return (and log) the mean metrics on each held-out set, on `limit` windows or all."""
+        """Return (and log) the mean metrics on each held-out set, on `limit` rows or all."""
         first = self._phases[0]
         out = {}
         for name, held_out in self._held_out.items():
-            windows = train_data.eval_windows(len(held_out), first.rows, first.length, limit)
-            batches = (self._batch(held_out, at) for at in windows)
+            batches = (
+                self._batch(held_out, rows, first.length + 1)
+                for rows in train_data.eval_rows(held_out, first, limit)
+            )
             out[name] = _mean([self._eval(self.state.params, batch) for batch in batches])
             self._log(f"held-out {name}: {_text(out[name])}")
         return out
@@ -103,11 +109,10 @@ class Trainer:
         """Stop the checkpoint threads."""
         self._checkpoints.close()
 
-    def _batch(self, corpus: Corpus, at: np.ndarray) -> Batch:
-        """Return the batch of some windows on the mesh, its rows split."""
-        return corpus.batch(
-            at, self.config.prompt_weight, lambda x: jax.device_put(x, by_rows(self._mesh, x))
-        )
+    def _batch(self, corpus: Corpus, rows: list[np.ndarray], length: int) -> Batch:
+        """Return the batch of some rows on the mesh, where they are split."""
+        weight, mesh = self.config.prompt_weight, self._mesh
+        return corpus.batch(rows, length, weight, lambda x: jax.device_put(x, by_rows(mesh, x)))
 
     def _restore(self) -> int:
         """Load the latest checkpoint, if any, and return the steps done."""

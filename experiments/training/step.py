@@ -10,6 +10,7 @@ from flax import struct
 from jax.typing import ArrayLike
 
 from experiments.training.data import Batch
+from experiments.training.induction import with_induction
 from mtad_jax.devices.sharding import replicated
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
@@ -50,9 +51,13 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     )
 
 
-def init_state(model: LinenLM, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Return the state before the first step."""
+def init_state(
+    model: LinenLM, optimizer: optax.GradientTransformation, seed: int, induction: bool
+) -> TrainState:
+    """Return the state before the first step; `induction`: with heads that copy."""
     params = model.init(jax.random.key(seed))
+    if induction:
+        params = with_induction(params, model.module.config, seed)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
@@ -147,10 +152,12 @@ def _measure(
 
     def measure(params: Params, target_params: Params | None, batch: Batch):
         inputs, labels = batch.tokens[:, :-1], batch.tokens[:, 1:]
+        documents = batch.documents[:, :-1]
         target_logits = None
         if target is not None and target_params is not None:
             target_model = cast(LinenLM, target.model)
-            target_logits = target_model.train_logits(target_params, inputs)
-        return losses(model.train_logits(params, inputs), labels, batch.weight, target_logits)
+            target_logits = target_model.train_logits(target_params, inputs, documents)
+        logits = model.train_logits(params, inputs, documents)
+        return losses(logits, labels, batch.weight, target_logits)
 
     return measure

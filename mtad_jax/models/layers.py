@@ -173,7 +173,8 @@ def visibility(
     """Return the mask of a whole call, computed once for all layers."""
     length = tokens.shape[1]
     if cache is None:
-        return jnp.tril(jnp.ones((1, length, length), bool))
+        causal = jnp.tril(jnp.ones((1, length, length), bool))
+        return causal if window is None else causal & window
     assert write_at is not None and prefix is not None
     return kv.visible_slots(cache[0].k.shape[2], length, write_at, prefix, window)
 

@@ -244,10 +244,26 @@ class LinenLM:
         logits = constrain(self.layout, logits, _LOGITS)
         return constrain(self.layout, logits, _WHOLE_LOGITS), cache
 
-    def train_logits(self, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
-        """Return f32 logits of every position of whole sequences, without a cache."""
+    def train_logits(
+        self,
+        params: Params,
+        tokens: Int[Array, "B T"],
+        documents: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Return f32 logits of every position of whole sequences, without a cache.
+
+        Args:
+          params: the parameters.
+          tokens: rows to score.
+          documents: which document of its row a token belongs to, each in one stretch: tokens see
+            those of their own alone, and positions start anew with each. None: one a row.
+        """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        logits, _ = self.module.apply({"params": params}, tokens, positions=positions)
+        same = None
+        if documents is not None:
+            same = documents[:, :, None] == documents[:, None, :]
+            positions -= jnp.argmax(same, axis=-1)  # where a token's own document begins
+        logits, _ = self.module.apply({"params": params}, tokens, positions=positions, window=same)
         return logits
 
     def keep(

@@ -113,16 +113,8 @@ def test_clean():
 
 def test_missing_data_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="--data_dir") as error:
-        corpus.training_sources(tmp_path, sql_examples=1, copies=0, story_repeats=1, seed=0)
+        corpus.training_sources(tmp_path, sql_examples=1, story_repeats=1, seed=0)
     assert "\n" not in str(error.value)
-
-
-def test_copies_repeat_names_of_their_list():
-    found = corpus.copy_texts(50, seed=0)
-    assert found == corpus.copy_texts(60, seed=0)[:50]
-    for question, answer in found:
-        again = answer.removeprefix("SELECT ").removesuffix(" ;").split(" , ")
-        assert len(again) >= 2 and all(f" {name} " in question for name in again)
 
 
 @pytest.mark.parametrize("given", [[], ["--data_dir=nowhere"]])
@@ -160,11 +152,11 @@ def test_too_many_prompts_are_refused():
 
 @needs_data
 def test_training_sources():
-    size = {"sql_examples": 20, "copies": 5, "seed": 0}
+    size = {"sql_examples": 20, "seed": 0}
     sources = corpus.training_sources(DATA_DIR, story_repeats=2, **size)
-    assert list(sources) == ["stories", "role_play", "copies", "sql"]
+    assert list(sources) == ["stories", "role_play", "sql"]
     assert len(set(sources["stories"])) * 2 == len(sources["stories"])
-    assert len(sources["sql"]) == 20 and len(sources["copies"]) == 5
+    assert len(sources["sql"]) == 20
     texts = [each.text for documents in sources.values() for each in documents]
     assert not any(quote in text for text in texts for quote in "“”’")
     only = corpus.training_sources(DATA_DIR, story_repeats=0, **size)

@@ -18,7 +18,8 @@ from experiments import train
 from experiments.training import data as train_data
 from experiments.training import export as train_export
 from experiments.training import step as train_step
-from experiments.training.data import Phase
+from experiments.training.data import Corpus, Phase
+from experiments.training.induction import with_induction
 from experiments.training.loop import Trainer
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
@@ -40,7 +41,7 @@ MODEL = {
     "max_positions": 64,
 }
 RATES = ((0, 0.0), (2, 3e-2), (20, 3e-2), (24, 1e-3))
-SETTINGS = {"rates": RATES, "log_every": 4, "save_every": 4}
+SETTINGS = {"induction": False, "rates": RATES, "log_every": 4, "save_every": 4}
 
 
 def recipe(module=train_target, phases=((24, 4, 16),), **changes):
@@ -74,16 +75,77 @@ def trained(config, data, output, target=None, mesh="data:1"):
     return trainer, before, after, lines
 
 
-def test_every_window_comes_once_a_pass():
-    phases = (Phase(3, 2, 8), Phase(100, 4, 16))
-    batches = [train_data.windows_at(1000, phases, 0, step) for step in range(3, 3 + 15)]
-    starts = np.concatenate(batches)[:, 0]
-    assert len(set(starts)) == len(starts) == 60
-    assert len(set(starts % 16)) == 1  # one offset a pass
-    assert batches[0].shape == (4, 17)
-    again = train_data.windows_at(1000, phases, 0, 3)
-    np.testing.assert_array_equal(again, batches[0])
-    assert (train_data.windows_at(1000, phases, 1, 3) != again).any()
+def documents_of(lengths):
+    """A corpus of documents of these lengths, each after BOS a number of its own."""
+    texts = [[train_export.BOS, *[10 + i] * (n - 1)] for i, n in enumerate(lengths)]
+    tokens = np.concatenate(texts)
+    return Corpus(tokens, tokens % 2 == 1)
+
+
+def test_every_document_is_in_one_row_a_pass():
+    lengths = [int(n) for n in np.random.default_rng(0).integers(2, 17, 100)] + [40]
+    corpus = documents_of(lengths)
+    rows = corpus.rows(17, np.random.default_rng(1))
+    assert all(np.diff(pieces).sum() <= 17 for pieces in rows)
+    pieces = np.concatenate(rows)
+    order = np.argsort(pieces[:, 0])
+    np.testing.assert_array_equal(
+        pieces[order][1:, 0], pieces[order][:-1, 1]
+    )  # none lost, none twice
+    assert set(corpus.starts[:-1]) <= set(pieces[:, 0])  # cut only where one is too long
+    assert len(pieces) - len(lengths) in (2, 3)
+    assert len(rows) < 1.15 * len(corpus) / 17
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone():
+    corpus = documents_of([9] * 100)
+    phases = (Phase(3, 2, 8), Phase(100, 4, 18))
+    schedule = train_data.Schedule(corpus, phases, 0)
+    batches = [schedule.at(step) for step in range(40)]
+    assert [length for _, length in batches[2:4]] == [9, 19]
+    for step in (30, 5):
+        again = train_data.Schedule(corpus, phases, 0).at(step)[0]
+        np.testing.assert_array_equal(again, batches[step][0])
+    other = train_data.Schedule(corpus, phases, 1).at(5)[0]
+    assert not np.array_equal(other, batches[5][0])
+    one_pass = np.concatenate([row for rows, _ in batches[3 : 3 + 11] for row in rows])
+    assert len(set(one_pass[:, 0])) == len(one_pass) == 88
+
+
+def test_documents_of_a_row_do_not_see_each_other():
+    """The logits of each are those that it has alone."""
+    corpus = documents_of([5, 7, 3])
+    model = train_export.build_model(recipe().model)
+    params = model.init(jax.random.key(0))
+    rows = [np.array([[0, 5], [5, 12]]), np.array([[12, 15]])]
+    batch = corpus.batch(rows, 14, 0.5)
+    got = model.train_logits(params, batch.tokens, batch.documents)
+    for row, at, start, stop in ((0, 0, 0, 5), (0, 5, 5, 12), (1, 0, 12, 15)):
+        alone = model.train_logits(params, jnp.asarray(corpus.tokens[None, start:stop]))[0]
+        np.testing.assert_allclose(got[row, at : at + stop - start], alone, atol=1e-5)
+    weight = np.asarray(batch.weight)
+    assert weight[0, 4] == 0 and not weight[0, 11:].any() and not weight[1, 2:].any()
+    assert set(weight[0, :4]) == {0.5} and set(weight[0, 5:11]) == {1.0}
+
+
+def test_induction_heads_copy_from_the_first_step(tmp_path):
+    """Of random tokens that come twice, the first parameters foretell the second time."""
+    config = train_draft.get_config()
+    model = train_export.build_model(config.model)
+    plain = model.init(jax.random.key(0))
+    tokens = np.random.default_rng(0).integers(3, 2048, (8, 30))
+    tokens = np.concatenate([tokens, tokens], axis=1)
+    found = {}
+    for name, params in {
+        "plain": plain,
+        "induction": with_induction(plain, model.module.config, 0),
+    }.items():
+        best = np.asarray(model.train_logits(params, tokens)).argmax(-1)
+        found[name] = (best[:, 30:-1] == tokens[:, 31:]).mean()
+    assert found["plain"] < 0.02 and found["induction"] > 0.3
+    config = recipe(induction=True)
+    with pytest.raises(ValueError, match="config.model.num_layers >= 2, not 1: enlarge"):
+        Trainer(config, tmp_path, tmp_path / "out", None, print)
 
 
 def test_only_answers_count_where_questions_weigh_nothing(data):
@@ -94,14 +156,17 @@ def test_only_answers_count_where_questions_weigh_nothing(data):
     corpus = train_data.load(data, "train")
     assert corpus.answers.all()  # no file says otherwise
     answers = np.arange(len(corpus)) % 5 > 2
-    at = train_data.windows_at(len(corpus), (Phase(1, 4, 16),), 0, 0)
-    batch = train_data.Corpus(corpus.tokens, answers).batch(at, 0.0)
+    rows = train_data.Schedule(corpus, (Phase(1, 4, 16),), 0).at(0)[0]
+    batch = Corpus(corpus.tokens, answers).batch(rows, 17, 0.0)
     got = train_step.make_eval(model, None)(params, batch)["cross_entropy"]
     logp = np.asarray(jax.nn.log_softmax(model.train_logits(params, batch.tokens[:, :-1])))
+    counted = np.asarray(batch.weight) > 0
     picked = np.take_along_axis(logp, np.asarray(batch.tokens)[:, 1:, None], axis=-1)[..., 0]
-    assert got == pytest.approx(-picked[answers[at[:, 1:]]].mean(), rel=1e-5)
-    half = train_data.Corpus(corpus.tokens, answers).batch(at, 0.25)
-    assert set(half.weight.ravel().tolist()) == {0.25, 1.0}
+    assert 0 < counted.sum() < 0.5 * counted.size
+    assert got == pytest.approx(-picked[counted].mean(), rel=1e-5)
+    half = Corpus(corpus.tokens, answers).batch(rows, 17, 0.25)
+    np.testing.assert_array_equal(half.weight == 1.0, counted)
+    assert set(half.weight.ravel().tolist()) <= {0.0, 0.25, 1.0}
 
 
 def test_a_mask_of_another_length_is_refused(data, tmp_path):
@@ -175,14 +240,14 @@ from experiments import train
 from experiments.training import data as train_data
 from mtad_jax import cli
 
-windows_at = train_data.windows_at
+at = train_data.Schedule.at
 
-def killing(count, phases, seed, step):
+def killing(schedule, step):
     if step == 14:
         os.kill(os.getpid(), signal.SIGKILL)
-    return windows_at(count, phases, seed, step)
+    return at(schedule, step)
 
-train_data.windows_at = killing
+train_data.Schedule.at = killing
 cli.run(train.main)
 """
 
