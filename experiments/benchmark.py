@@ -1,10 +1,12 @@
 """Speed and quality of the decoding rules side by side, batch 1.
 
 `python -m experiments.benchmark` prints a table and what it says about the project's aims;
-`--suite=rules` prints one of every rule. Timed is the decode loop alone, after warm-up, with
-everything waited for; prefill and compiling are measured apart. Rules are interleaved, and each
-pass over them has its own prompts: story openings, and questions about databases that training has
-not seen. Texts end where the model ends them: tokens are those that a user gets.
+`--suite=rules` prints one of every rule; `--suite=frontier` one of many settings of MTAD and MMTAD
+between greedy speculation and beam search, and draws it. Timed is the decode loop alone, after
+warm-up, with everything waited for; prefill and compiling are measured apart. Rules are
+interleaved, and each pass over them has its own prompts: story openings, and questions about
+databases that training has not seen; or those of `--prompts=FILE.jsonl`. Texts end where the model
+ends them: tokens are those that a user gets.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
+from experiments.bench import frontier, plot
 from experiments.bench import rules as benchmark_rules
 from experiments.bench.measure import Bench, Rule, Sample
 from experiments.bench.report import summary_lines, table_lines
@@ -27,7 +30,7 @@ from experiments.flags.settings import parse_ids
 from experiments.flags.warp import TAU, define_warp_flags, read_warp
 from experiments.launch import supervise
 from experiments.rows.output import NoWriter, RowWriter
-from experiments.rows.prompts import Prompt, encode_prompts
+from experiments.rows.prompts import Prompt, encode_prompts, read_unseeded
 from experiments.tasks.shipped import Task, find_stories, make_tasks
 from mtad_jax import cli, recipes
 from mtad_jax.decode.request import Request
@@ -36,6 +39,12 @@ from mtad_jax.devices.hosts import is_first
 
 BEAM_WIDTH = 4
 DEPTHS, WIDTHS = (1, 2, 3, 4, 6), (1, 2, 4)
+FRONTIER_DEPTHS, FRONTIER_WIDTHS = (2, 4, 6, 8), (2, 4)
+# The suites that a flag means something to.
+_MEANINGFUL = {
+    "depths": ("aims", "frontier"), "widths": ("aims", "frontier"), "rule": ("rules",),
+    "plot": ("frontier",),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +52,13 @@ class Suite:
     """A set of rules to compare, and how.
 
     Attributes:
-      prompts, sql_prompts: in all, and how many of them are questions about databases.
+      openings, questions: how many story openings and questions about databases it asks.
       rules: what is compared, from the flags.
       lines: what is printed of the samples.
     """
 
-    prompts: int
-    sql_prompts: int
+    openings: int
+    questions: int
     rules: Callable[[flags.FlagValues], list[Rule]]
     lines: Callable[[list[Rule], list[Sample], dict[str, float]], list[str]]
 
@@ -61,34 +70,53 @@ def suite_of(values: flags.FlagValues) -> Suite:
       ValueError: numbers of prompts out of range, or flags that mean nothing to the suite.
     """
     suite = SUITES[values.suite]
-    for flag in ("depths", "widths"):
-        if values.suite != "aims" and values[flag].value is not None:
-            given = ",".join(values[flag].value or ())
+    for flag, suites in _MEANINGFUL.items():
+        given = values[flag].value
+        if given and values.suite not in suites:
+            shown = ",".join(map(str, given)) if isinstance(given, list) else given
             raise ValueError(
-                f"--{flag}={given} means nothing to --suite={values.suite}: leave it out or use "
-                "--suite=aims"
+                f"--{flag}={shown} means nothing to --suite={values.suite}: leave it out or use "
+                + " or ".join(f"--suite={name}" for name in suites)
             )
-    if values.rule and values.suite != "rules":
-        raise ValueError(
-            f"--rule={values.rule[0]} means nothing to --suite={values.suite}: leave it out or use "
-            "--suite=rules"
-        )
-    if values.prompts is not None:
-        sql = suite.sql_prompts * values.prompts // suite.prompts
-        suite = dataclasses.replace(suite, prompts=values.prompts, sql_prompts=sql)
-    if values.sql_prompts is not None:
-        suite = dataclasses.replace(suite, sql_prompts=values.sql_prompts)
-    for name in ("prompts", "repeats", "max_new_tokens"):
-        number = suite.prompts if name == "prompts" else getattr(values, name)
-        if number < 1:
+    for flag in ("openings", "questions"):
+        number = values[flag].value
+        if number is None:
+            continue
+        if values.prompts is not None:
+            raise ValueError(
+                f"--{flag}={number} counts built-in prompts: leave it or --prompts={values.prompts}"
+                " out"
+            )
+        if number < 0:
+            raise ValueError(f"--{flag}={number} must be >= 0")
+        suite = dataclasses.replace(suite, **{flag: number})
+    if not suite.openings + suite.questions:
+        raise ValueError("--openings=0 and --questions=0 leave no prompts: ask at least one")
+    for name in ("repeats", "max_new_tokens"):
+        if (number := getattr(values, name)) < 1:
             raise ValueError(f"--{name}={number} must be >= 1")
-    if not 0 <= suite.sql_prompts <= suite.prompts:
-        raise ValueError(
-            f"--sql_prompts={suite.sql_prompts} must be between 0 and --prompts={suite.prompts}"
-        )
-    if values.repeats > suite.prompts:
-        raise ValueError(f"--repeats={values.repeats} must be <= --prompts={suite.prompts}")
     return suite
+
+
+def read_tasks(values: flags.FlagValues, suite: Suite) -> tuple[list[Task], list[Prompt]]:
+    """Return the tasks, and their prompts as errors name them.
+
+    Raises:
+      ValueError: a row of the file cannot be used; fewer prompts than passes.
+      OSError: the file, or the folder of stories, cannot be read.
+    """
+    if values.prompts is not None:
+        prompts = read_unseeded(values.prompts, "every rule draws with the run's seed")
+        tasks = [Task("own", str(prompt.value)) for prompt in prompts]
+    else:
+        data_dir = find_stories(values.data_dir)
+        tasks = make_tasks(suite.openings, suite.questions, values.seed, data_dir)
+        prompts = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
+    if values.repeats > len(tasks):
+        raise ValueError(
+            f"--repeats={values.repeats} must be <= {len(tasks)}, the number of prompts"
+        )
+    return tasks, prompts
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -98,18 +126,21 @@ def define_flags(values: flags.FlagValues) -> None:
     number, items, text = flags.DEFINE_integer, flags.DEFINE_list, flags.DEFINE_string
     flags.DEFINE_enum(
         "suite", "aims", tuple(SUITES), "aims: depths and widths of speculative sampling, MTAD and "
-        "MMTAD; rules: every rule, one setting each.", flag_values=values,
+        "MMTAD; rules: every rule, one setting each; frontier: MTAD and MMTAD, bonus drawn and "
+        "chosen, beside greedy speculation and beam search.", flag_values=values,
     )  # fmt: skip
-    defaults = ", ".join(f"{s.prompts} of {name}" for name, s in SUITES.items())
-    number("prompts", None, f"Prompts in all. Default: {defaults}.", flag_values=values)
-    defaults = ", ".join(f"{s.sql_prompts} of {name}" for name, s in SUITES.items())
-    number("sql_prompts", None, f"How many of them ask about databases. Default: {defaults}.",
-           flag_values=values)  # fmt: skip
+    for name, what in (("openings", "Built-in story openings"), ("questions", "Questions")):
+        defaults = ", ".join(f"{getattr(s, name)} of {suite}" for suite, s in SUITES.items())
+        number(name, None, f"{what} to ask. Default: {defaults}.", flag_values=values)
+    text("prompts", None, "Prompts of your own instead: JSON lines with `prompt` or `prompt_ids`.",
+         flag_values=values)  # fmt: skip
+    text("plot", None, "Picture of --suite=frontier to write: a .png, .svg or .pdf.",
+         flag_values=values)  # fmt: skip
     number("repeats", 6, "Passes over the rules, a share of prompts each.", flag_values=values)
     number("max_new_tokens", 100, "Most tokens a prompt gets.", flag_values=values)
     number("seed", 0, "Seed of prompts and draws.", flag_values=values)
-    items("depths", None, f"K of speculative sampling, MTAD, MMTAD. Default: {str(DEPTHS)[1:-1]}.",
-          flag_values=values)  # fmt: skip
+    items("depths", None, "K of speculative sampling, MTAD, MMTAD. Default: "
+          f"{str(DEPTHS)[1:-1]}.", flag_values=values)  # fmt: skip
     items("widths", None, f"W of MTAD and MMTAD. Default: {str(WIDTHS)[1:-1]}.", flag_values=values)
     flags.DEFINE_float("tau", TAU, "Threshold of MTAD and MMTAD.", flag_values=values)
     flags.DEFINE_multi_string(
@@ -155,7 +186,9 @@ def benchmark(values: flags.FlagValues) -> None:
       OSError: the output cannot be written.
     """
     suite = suite_of(values)
+    plot.check_plot(values.plot)
     rules = _read_rules(values, suite)
+    tasks, prompts = read_tasks(values, suite)
     writer = None
     if values.output is not None:
         kind = RowWriter if is_first() else NoWriter
@@ -163,15 +196,16 @@ def benchmark(values: flags.FlagValues) -> None:
         writer.check()
     elif values.overwrite:
         raise ValueError("--overwrite needs --output=FILE.jsonl")
-    data_dir = find_stories(values.data_dir)
-    tasks = make_tasks(suite.prompts, values.seed, data_dir, suite.sql_prompts)
-    bench = _open(values, tasks, rules)
-    print(f"{_machine()}\n{'held-out' if data_dir else 'built-in'} stories, held-out databases")
+    bench = _open(values, tasks, prompts, rules)
+    print(f"{_machine()}\n{_shown_tasks(values, tasks)}")
     compile_seconds, samples = measure(bench, tasks, rules, values.repeats)
     print("\n".join(suite.lines(rules, samples, compile_seconds)))
+    if values.plot is not None and is_first():
+        plot.draw(values.plot, rules, samples)
+        print(f"drawn: {values.plot}")
     if writer is not None:
         with writer:
-            about = _about(values, suite, rules)
+            about = _about(values, tasks, rules)
             writer.write([about | {"compile_seconds": compile_seconds}])
             writer.write([dataclasses.asdict(sample) for sample in samples])
 
@@ -189,8 +223,12 @@ def measure(
     total = len(rules) * len(tasks)
     with tqdm(total=total, desc="measuring", leave=False, disable=quiet) as bar:
         samples = bench.interleaved(rules, repeats, bar.update)
-    judged = [dataclasses.replace(s, correct=tasks[s.prompt].judge(s.text)) for s in samples]
-    return compile_seconds, judged
+    return compile_seconds, judged(samples, tasks)
+
+
+def judged(samples: list[Sample], tasks: list[Task]) -> list[Sample]:
+    """Return the samples with what their tasks say of them."""
+    return [dataclasses.replace(s, correct=tasks[s.prompt].judge(s.text)) for s in samples]
 
 
 def _read_rules(values: flags.FlagValues, suite: Suite) -> list[Rule]:
@@ -216,29 +254,41 @@ def _sizes(values: flags.FlagValues, name: str, default: tuple[int, ...]) -> lis
 
 SUITES = {
     "aims": Suite(
-        48, 24, _aims_rules,
+        24, 24, _aims_rules,
         lambda rules, samples, compile_seconds: [
             *table_lines(rules, samples, compile_seconds), "", *summary_lines(samples)
         ],
     ),
     "rules": Suite(
-        240, 200,
+        0, 300,
         lambda values: benchmark_rules.make_rules(
             read_warp(values), values.tau, read_candidates(values)
         ),
         lambda rules, samples, _: benchmark_rules.table_lines(rules, samples),
     ),
+    "frontier": Suite(
+        0, 300,
+        lambda values: frontier.make_rules(
+            read_warp(values), _sizes(values, "depths", FRONTIER_DEPTHS),
+            _sizes(values, "widths", FRONTIER_WIDTHS),
+        ),
+        lambda rules, samples, _: frontier.lines_of(rules, samples),
+    ),
 }  # fmt: skip
 
 
-def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Bench:
+def _open(
+    values: flags.FlagValues, tasks: list[Task], prompts: list[Prompt], rules: list[Rule]
+) -> Bench:
     """Load the models and check every prompt and rule against them."""
     if (values.target is None) != (values.draft is None):
         raise ValueError("give --target and --draft, or neither for the shipped pair")
     pipe = load_models(values)
-    if pipe.target.tokenizer is None:
-        raise ValueError(f"{values.target}: no tokenizer files, and the prompts are text")
-    prompts = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
+    if pipe.target.tokenizer is None and values.prompts is None:
+        raise ValueError(
+            f"{values.target}: no tokenizer files, and the built-in prompts are text: give "
+            "--prompts=FILE.jsonl with prompt_ids"
+        )
     ids = []
     for rule in rules:
         call = {"strategy": rule.strategy, "max_new_tokens": values.max_new_tokens}
@@ -248,16 +298,27 @@ def _open(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> Ben
     return Bench(pipe, ids, kinds, values.max_new_tokens, values.seed)
 
 
-def _about(values: flags.FlagValues, suite: Suite, rules: list[Rule]) -> dict[str, Any]:
+def _shown_tasks(values: flags.FlagValues, tasks: list[Task]) -> str:
+    """Return what is asked, on one line."""
+    if values.prompts is not None:
+        return f"{len(tasks)} prompts of {values.prompts}"
+    questions = sum(task.kind == "sql" for task in tasks)
+    stories = "held-out" if values.data_dir else "built-in"
+    return (
+        f"{len(tasks) - questions} {stories} stories, {questions} questions on held-out databases"
+    )
+
+
+def _about(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> dict[str, Any]:
     """Return what the samples depend on; `data_dir` None: the built-in openings."""
     names = ["suite", "target", "draft", *INT8_FLAGS, *MESH_FLAGS]
-    names += ["repeats", "max_new_tokens", "seed", "tau", "data_dir"]
+    names += ["repeats", "max_new_tokens", "seed", "tau", "data_dir", "prompts"]
     warp = rules[0].warp
     return {
         "machine": _machine(),
         **{name: getattr(values, name) for name in names},
-        "prompts": suite.prompts,
-        "sql_prompts": suite.sql_prompts,
+        "openings": sum(task.kind == "story" for task in tasks),
+        "questions": sum(task.kind == "sql" for task in tasks),
         "temperature": float(warp.temperature),
         "top_k": int(warp.top_k),
         "top_p": float(warp.top_p),

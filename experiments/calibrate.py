@@ -28,7 +28,7 @@ from experiments.flags.warp import (
     read_warp,
 )
 from experiments.launch import supervise
-from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
+from experiments.rows.prompts import Prompt, encode_prompts, read_unseeded
 from experiments.tasks.shipped import make_tasks
 from mtad_jax import cli, recipes
 from mtad_jax.calibration.candidates import default_candidates, shown
@@ -76,7 +76,13 @@ def calibrate(values: flags.FlagValues) -> None:
     check_models(values, values.draft is not None)
     rules = read_candidates(values)
     _check_output(values)
-    given = None if values.prompts is None else _read_prompts(values.prompts)
+    given = (
+        None
+        if values.prompts is None
+        else read_unseeded(
+            values.prompts, "a calibration draws every text several times, with seeds of its own"
+        )
+    )
     pipe = load_models(values)
     ids = _prompts(pipe, given, values.max_new_tokens)
     with tqdm(bar_format="{desc} [{elapsed}]", disable=not values.progress, leave=False) as bar:
@@ -176,22 +182,6 @@ def _read_settings(values: flags.FlagValues) -> dict[str, Any]:
     return settings | {"warp": warp, "draft_warp": draft_warp}
 
 
-def _read_prompts(path: str) -> list[Prompt]:
-    """Read the prompts' file.
-
-    Raises:
-      ValueError: as `read_prompts`; a row has a seed.
-    """
-    prompts = read_prompts(path)
-    for prompt in prompts:
-        if prompt.seed is not None:
-            raise ValueError(
-                f"{prompt.source}: seed={prompt.seed}: a calibration draws every text several "
-                "times, with seeds of its own: leave it out"
-            )
-    return prompts
-
-
 def _check_output(values: flags.FlagValues) -> None:
     """Raise ValueError where the output may not be written; before any work."""
     if values.output is None:
@@ -212,7 +202,7 @@ def _prompts(pipe: Pipeline, given: list[Prompt] | None, max_new_tokens: int) ->
                 "the target has no tokenizer files and the built-in prompts are text: give "
                 "--prompts=FILE.jsonl with prompt_ids"
             )
-        tasks = make_tasks(_BUILT_IN, 0, None)
+        tasks = make_tasks(_BUILT_IN // 2, _BUILT_IN // 2, 0)
         given = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
     strategy = recipes.sample()
     return encode_prompts(pipe, given, strategy=strategy, max_new_tokens=max_new_tokens)

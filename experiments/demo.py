@@ -1,84 +1,110 @@
 """What the project does, on the pair that ships with it: `make demo`.
 
-One prompt continued by plain sampling, speculative sampling, MTAD and MMTAD, streamed; then a small
-table of their speed and quality; then a question turned into SQL and run.
+A question about a small database that training has not seen, answered by six decoding rules while
+one looks on: what the draft proposed, what the target added, whether the query gives the right
+rows. Then the same rules on 60 such questions, as a table.
 """
 
 import collections
+import os
+import sys
 import time
 from collections.abc import Iterator
 
 from absl import flags
+from tqdm import tqdm
 
 from experiments.bench.measure import Bench, Rule
-from experiments.bench.scores import Score, by_rule, score, shown_perplexity
+from experiments.bench.scores import by_rule, score, shown_perplexity
+from experiments.benchmark import judged
 from experiments.flags.models import define_model_flags, load_models
-from experiments.flags.warp import TOP_K, TOP_P
-from experiments.tasks.shipped import OPENINGS, Task, make_tasks
+from experiments.flags.warp import TAU, TOP_K, TOP_P
+from experiments.tasks.shipped import Task, make_tasks
 from experiments.tasks.sql_execution import run_select
 from experiments.tasks.text_to_sql import build_database
 from mtad_jax import cli, compilation, recipes
+from mtad_jax.completions import Piece
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.warp import Warp
 
 WARP = Warp(temperature=1.0, top_p=TOP_P, top_k=TOP_K)
+GREEDY = Warp(temperature=0.0)
+DEPTH, WIDTH = 4, 4
 RULES = (
     Rule("sample", recipes.sample(), WARP),
-    Rule("speculative", recipes.speculative(3), WARP, 3),
-    Rule("mtad", recipes.mtad(4, 2), WARP, 4, 2),
-    Rule("mmtad", recipes.mmtad(4, 2), WARP, 4, 2),
+    Rule("greedy", recipes.greedy(), GREEDY),
+    Rule("speculative", recipes.speculative(DEPTH), GREEDY, DEPTH, note="greedy"),
+    Rule("mtad", recipes.mtad(DEPTH, WIDTH, TAU), WARP, DEPTH, WIDTH),
+    Rule("mmtad", recipes.mmtad(DEPTH, WIDTH, TAU), WARP, DEPTH, WIDTH),
+    Rule(
+        "mmtad", recipes.mmtad(DEPTH, WIDTH, TAU, bonus_temperature=0.0), WARP, DEPTH, WIDTH,
+        "chosen",
+    ),
+)  # fmt: skip
+WHAT = (
+    "the target alone, drawn",
+    "the target alone, its likeliest token",
+    "greedy's text, drafted",
+    "likelier blocks; a drawn token after each",
+    "the same over all beams of the draft",
+    "the same, deterministic: the likeliest token after each",
 )
-WHAT = {
-    "sample": "one token a target call",
-    "speculative": "same law as sampling",
-    "mtad": "lossy: likelier text",
-    "mmtad": "lossy: likelier text, all beams verified at once",
-}
 NEW_TOKENS = 100
 REPEATS = 5
 SEED = 0
-SQL_SEED = 1
+GREEN, PLAIN = "\033[32m", "\033[0m"
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the program's flags."""
     define_model_flags(values)
+    flags.DEFINE_integer("questions", 60, "Questions of the table.", flag_values=values)
 
 
 def demo(values: flags.FlagValues) -> None:
     """Run the program.
 
     Raises:
-      ValueError: wrong models.
+      ValueError: wrong models, or too few questions.
     """
     if (values.target is None) != (values.draft is None):
         raise ValueError("give --target and --draft, or neither for the shipped pair")
+    if values.questions < REPEATS:
+        raise ValueError(f"--questions={values.questions} must be >= {REPEATS}")
     pipe = load_models(values)
     if pipe.target.tokenizer is None:
         raise ValueError(f"{values.target}: no tokenizer files, and the prompts are text")
-    query = make_tasks(2, SQL_SEED, None)[1]
-    texts = [*OPENINGS[:REPEATS], query.prompt]
-    kinds = ["story"] * REPEATS + ["sql"]
-    bench = Bench(pipe, [pipe.encode(text) for text in texts], kinds, NEW_TOKENS, SEED)
-    for rule in RULES:
-        print(f"\n== {rule.label} ({WHAT[rule.name]}) ==")
-        print("compiling ... ", end="", flush=True)
-        begin, before = time.perf_counter(), compilation.counts()
-        bench.decode(rule, 0)
-        collections.deque(pieces(bench, rule), maxlen=0)
-        print(
-            f"{time.perf_counter() - begin:.0f} s ({compilation.counts() - before})\n{texts[0]}",
-            end="",
-            flush=True,
-        )
-        for piece in pieces(bench, rule):
-            print(piece, end="", flush=True)
-        print(flush=True)
-    print_table(bench)
-    print_query(bench, query)
+    tasks = make_tasks(0, values.questions, SEED)
+    ids = [pipe.encode(task.prompt) for task in tasks]
+    bench = Bench(pipe, ids, [task.kind for task in tasks], NEW_TOKENS, SEED)
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    drafted, own = (f"{GREEN}green{PLAIN}", "plain") if coloured else ("plain", "in [brackets]")
+    print(
+        f"A question about a small database that training has not seen:\n\n{tasks[0].prompt}\n"
+        "Each rule answers it. Tokens that the draft proposed and the target kept are "
+        f"{drafted};\nthose that the target made itself are {own}."
+    )
+    for rule, what in zip(RULES, WHAT, strict=True):
+        show(bench, rule, what, tasks[0], coloured)
+    print_table(bench, tasks)
 
 
-def pieces(bench: Bench, rule: Rule) -> Iterator[str]:
+def show(bench: Bench, rule: Rule, what: str, task: Task, coloured: bool) -> None:
+    """Stream one rule's answer to the first question, and say whether its rows are right."""
+    print(f"\n== {rule.label}: {what} ==")
+    print("compiling ... ", end="", flush=True)
+    begin, before = time.perf_counter(), compilation.counts()
+    sample = bench.decode(rule, 0)
+    collections.deque(pieces(bench, rule), maxlen=0)
+    print(f"{time.perf_counter() - begin:.0f} s ({compilation.counts() - before})")
+    for piece in pieces(bench, rule):
+        print(marked(piece, coloured), end="", flush=True)
+    print(
+        f"\n-- {verdict(task, sample.text)}; {sample.tokens} tokens, {sample.rounds} target calls"
+    )
+
+
+def pieces(bench: Bench, rule: Rule) -> Iterator[Piece]:
     """Give the first prompt's continuation while it is made."""
     longest = max(map(len, bench.prompts))
     scratch = rule.strategy.scratch(bench.max_new_tokens)
@@ -92,41 +118,44 @@ def pieces(bench: Bench, rule: Rule) -> Iterator[str]:
     )
 
 
-def print_table(bench: Bench) -> None:
-    """Time all rules on the stories, interleaved, and print what came out."""
-    stories = Bench(
-        bench.pipe, bench.prompts[:REPEATS], bench.kinds, bench.max_new_tokens, bench.seed
-    )
-    groups = by_rule(stories.interleaved(RULES, REPEATS))
-    base = groups[RULES[0].label]
-    print(f"\n{'rule':<20}{'tokens/s':>10}{'x plain':>10}{'tokens/round':>14}{'perplexity':>12}")
-    for rule in RULES:
-        line: Score = score(groups[rule.label], base)
-        print(
-            f"{rule.label:<20}{line.tokens_per_second:>10.0f}{line.ratio:>10.2f}"
-            f"{line.tokens_per_call:>14.2f}{shown_perplexity(line.perplexity):>12}"
+def marked(piece: Piece, coloured: bool) -> str:
+    """Return a piece with its drafted tokens in green or, without colours, the others bracketed."""
+    if coloured:
+        return "".join(
+            f"{GREEN}{text}{PLAIN}" if drafted else text for text, drafted in piece.spans
         )
-    print(
-        f"(medians of {REPEATS} prompts of up to {NEW_TOKENS} new tokens, batch 1, after warm-up)"
-    )
+    return "".join(text if drafted else f"[{text}]" for text, drafted in piece.spans)
 
 
-def print_query(bench: Bench, task: Task) -> None:
-    """Answer a question about a database that training has not seen, by MMTAD."""
+def verdict(task: Task, text: str) -> str:
+    """Return what a query gives, beside what was asked for."""
     assert task.example is not None
-    begin = time.perf_counter()
-    sample = bench.decode(RULES[-1], REPEATS)
-    seconds = time.perf_counter() - begin
-    right = task.judge(sample.text)
-    print(f"\n== {RULES[-1].label}: a question about a database not trained on ==")
-    print(f"{task.prompt}{sample.text.strip()}")
-    verdict = "the rows asked for" if right else f"not the rows of: {task.example.sql}"
-    print(f"-- {verdict} ({seconds:.2f} s)")
-    if right:
-        connection = build_database(task.example.db_id)
-        for row in run_select(sample.text.strip(), connection)[:5]:
-            print("--", *row)
-        connection.close()
+    if not task.judge(text):
+        return f"WRONG, not the rows of: {task.example.sql}"
+    connection = build_database(task.example.db_id)
+    rows = [" ".join(map(str, row)) for row in run_select(text.strip(), connection)]
+    connection.close()
+    return "right: " + ", ".join(rows[:5]) + ", ..." * (len(rows) > 5)
+
+
+def print_table(bench: Bench, tasks: list[Task]) -> None:
+    """Ask all questions by all rules, interleaved, and print what came out."""
+    print()
+    with tqdm(total=len(RULES) * len(tasks), desc="asking", leave=False) as bar:
+        groups = by_rule(judged(bench.interleaved(RULES, REPEATS, bar.update), tasks))
+    base = groups[RULES[0].label]
+    print(
+        f"{f'{len(tasks)} questions':<24}{'right':>7}{'perplexity':>12}{'tokens a call':>15}"
+        f"{'tokens/s':>10}{'x sampling':>12}"
+    )
+    for rule in RULES:
+        line = score(groups[rule.label], base)
+        print(
+            f"{rule.label:<24}{line.correct / line.judged:>7.0%}"
+            f"{shown_perplexity(line.perplexity, 3):>12}{line.tokens_per_call:>15.2f}"
+            f"{line.tokens_per_second:>10.0f}{line.ratio:>12.2f}"
+        )
+    print(f"(speeds: medians of {REPEATS} passes, one question at a time, after warm-up)")
 
 
 def main(argv: list[str]) -> None:

@@ -80,7 +80,10 @@ def quantization(values: flags.FlagValues) -> None:
         if number < least:
             raise ValueError(f"--{flag}={number} must be >= {least}")
     rule = _rule(values.depth, values.width)
-    tasks = make_tasks(values.texts, values.seed, find_stories(values.data_dir))
+    tasks = make_tasks(
+        values.texts - values.texts // 2, values.texts // 2, values.seed,
+        find_stories(values.data_dir),
+    )  # fmt: skip
     pipe = load_models(values)
     if pipe.target.tokenizer is None:
         raise ValueError(f"{values.target}: no tokenizer files, and the texts are text")

@@ -1,7 +1,9 @@
 """What a prompt gets: its text, cut where it stops, and its counters."""
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 import numpy as np
 
@@ -53,15 +55,37 @@ class Completion:
     finish_reason: str
 
 
-class TextStream(Iterator[str]):
+class Piece(str):
+    """A piece of a text that is being made.
+
+    Attributes:
+      spans: its parts in order, (text, drafted): whether the draft proposed the tokens that a part
+        came from, or the target added them of its own.
+    """
+
+    spans: tuple[tuple[str, bool], ...] = ()
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[str, bool]]) -> "Piece":
+        """Return the parts as one piece, neighbours of one kind joined."""
+        spans = tuple(
+            ("".join(text for text, _ in group), drafted)
+            for drafted, group in itertools.groupby(filter(itemgetter(0), parts), itemgetter(1))
+        )
+        piece = cls("".join(text for text, _ in spans))
+        piece.spans = spans
+        return piece
+
+
+class TextStream(Iterator[Piece]):
     """Pieces of one text as they become final; `completion` is set after the last."""
 
     completion: Completion | None = None
 
-    def __init__(self, pieces: Iterator[tuple[str, Completion | None]]):
+    def __init__(self, pieces: Iterator[tuple[Piece, Completion | None]]):
         self._pieces = pieces
 
-    def __next__(self) -> str:
+    def __next__(self) -> Piece:
         piece, completion = next(self._pieces)
         self.completion = completion
         return piece
@@ -72,19 +96,23 @@ def follow(
     prompts: list[list[int]],
     trimmers: list[StopTrimmer | None],
     eos: list[int],
-) -> Iterator[tuple[list[str], list[Completion]]]:
+) -> Iterator[tuple[list[Piece], list[Completion]]]:
     """Yield each step's new text of every row, and with the last step the completions."""
     seen = [0] * len(prompts)
     texts = [""] * len(prompts)
     for result in results:
         tokens, lengths = np.asarray(result.tokens), np.asarray(result.length)
         done = np.asarray(result.done).copy()
-        pieces = [""] * len(prompts)
+        drafted = np.asarray(result.trace.place) > 0
+        pieces = [Piece()] * len(prompts)
         for row, trimmer in enumerate(trimmers):
             if trimmer is not None:
-                pieces[row] = trimmer.push(tokens[row, seen[row] : lengths[row]].tolist())
+                trimmer.push(tokens[row, seen[row] : lengths[row]].tolist())
+                parts = trimmer.parts
                 if done[row]:
-                    pieces[row] += trimmer.flush()
+                    trimmer.flush()
+                    parts = parts + trimmer.parts
+                pieces[row] = Piece.of((text, bool(drafted[row, at])) for at, text in parts)
                 done[row] |= trimmer.stopped
             seen[row] = int(lengths[row])
             texts[row] += pieces[row]

@@ -15,7 +15,7 @@ from mtad_jax.calibration import calibrate as calibration
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
-from mtad_jax.completions import Completion, TextStream, follow
+from mtad_jax.completions import Completion, Piece, TextStream, follow
 from mtad_jax.decode import arguments
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.arguments import as_prompt, as_prompts
@@ -307,7 +307,7 @@ class Pipeline:
         stop: Sequence[str],
         rounds: int,
         settings: Settings,
-    ) -> Iterator[tuple[list[str], list[Completion]]]:
+    ) -> Iterator[tuple[list[Piece], list[Completion]]]:
         """Check and start the call of one batch of these prompts; see `follow`."""
         self._check_stop(stop)
         streams = {"seed": batch.seed, "row_ids": batch.row_ids}

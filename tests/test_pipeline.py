@@ -14,7 +14,9 @@ from transformers import LlamaForCausalLM
 from experiments.tasks.shipped import make_tasks
 from mtad_jax import Pipeline, Warp, generate, recipes
 from mtad_jax.batches import even_size
+from mtad_jax.completions import Piece
 from mtad_jax.decode.loop import run_rounds
+from mtad_jax.text.stream import StreamDecoder
 
 WARP = Warp(temperature=1.0, top_p=0.9, top_k=10)
 PROMPT = "Once upon a time there was a king who had"
@@ -81,14 +83,18 @@ def test_a_stop_string_cuts_everything_together(pipe, name):
         assert count <= cut.stats.accepted + cut.stats.rounds
 
     stream = pipe.stream(PROMPT, stop=[stop], **call)
-    assert "".join(stream) == cut.text
+    pieces = list(stream)
+    assert "".join(pieces) == cut.text
     assert stream.completion == cut
+    spans = [span for piece in pieces for span in piece.spans]
+    assert "".join(text for text, _ in spans) == cut.text
+    assert any(drafted for _, drafted in spans) == (cut.stats.accepted > 0)
 
 
 @pytest.mark.slow
 def test_a_stop_string_may_be_a_special_token(pipe):
     """`</s>` comes at the end of a query, and nothing else ends the text where it is no end."""
-    prompt = make_tasks(2, 1, None)[1].prompt
+    prompt = make_tasks(0, 1, 1)[0].prompt
     call = {"strategy": recipes.mmtad(3, 2), "warp": WARP, "max_new_tokens": 64}
     [whole] = pipe([prompt], eos_id=(), **call)
     at = whole.tokens.index(2)
@@ -102,6 +108,20 @@ def test_a_stop_string_may_be_a_special_token(pipe):
         assert at <= cut.stats.accepted + cut.stats.rounds and cut.stats.accepted <= at
         stream = pipe.stream(prompt, stop=["</s>"], eos_id=ends, **call)
         assert "".join(stream) == cut.text and stream.completion == cut
+
+
+@pytest.mark.parametrize("name", ["sample", "mmtad"])
+def test_a_piece_says_which_tokens_were_drafted(pipe, name):
+    """As the trace does, token by token."""
+    call = {"strategy": RULES[name], "warp": WARP, "max_new_tokens": 24}
+    result = list(pipe.results([PROMPT], rounds=99, **call))[-1]
+    ids = np.asarray(result.tokens)[0, : int(result.length[0])].tolist()
+    drafted = (np.asarray(result.trace.place)[0] > 0).tolist()
+    decoder = StreamDecoder(pipe.target.tokenizer)
+    wanted = Piece.of((decoder.push([i]), own) for i, own in zip(ids, drafted, strict=False))
+    got = Piece.of(span for piece in pipe.stream(PROMPT, **call) for span in piece.spans)
+    assert got == wanted and got.spans == wanted.spans
+    assert {own for _, own in got.spans} == ({False, True} if name == "mmtad" else {False})
 
 
 def test_samples_seeds_and_controls(pipe):

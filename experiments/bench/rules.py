@@ -7,18 +7,11 @@ depth and width; `experiments.calibrate` chooses for a given pair).
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Sequence
 
+from experiments.bench.bootstrap import Interval, perplexity_change, right_change
 from experiments.bench.measure import Rule, Sample
-from experiments.bench.scores import (
-    Z95,
-    by_rule,
-    perplexity_of,
-    score,
-    shown_change,
-    shown_perplexity,
-)
+from experiments.bench.scores import by_rule, score, shown_change, shown_perplexity
 from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode.warp import Warp
@@ -29,8 +22,9 @@ LOWER_TEMPERATURES = (0.7, 0.5)  # shares of the temperature: what sharpening al
 BASE = "sample"
 
 _COLUMNS = (
-    f"{'rule':<30}{'law':<10}{'tok/call':>9}{'x plain':>9}{'ppl':>7}  {'against plain (95 %)':<22}"
-    f"{'ppl tok':>8}  {'SQL right (95 %)':<20}"
+    f"{'rule':<30}{'law':<10}{'tok/call':>9}{'x plain':>9}{'ppl':>7}  "
+    f"{'against plain (95 %)':<22}"
+    f"{'SQL right':>9}  {'against plain (95 %)':<22}"
 )
 
 
@@ -64,7 +58,7 @@ def _lossless_rules(warp: Warp, k: int, w: int, tree: tuple[int, ...]) -> list[R
 
 def _lossy_rules(warp: Warp, k: int, w: int, narrow: int, tau: float) -> list[Rule]:
     r = recipes
-    bild = r.bild()
+    bild, cold = r.bild(), Warp(temperature=0.0)
     return [
         Rule("mtad", r.mtad(k, w, tau), warp, k, w),
         Rule("mtad", r.mtad(k, w, tau, bonus_temperature=0.0), warp, k, w, "chosen"),
@@ -86,7 +80,10 @@ def _lossy_rules(warp: Warp, k: int, w: int, narrow: int, tau: float) -> list[Ru
         Rule("beam", r.beam(w), warp, width=w),
         Rule("speculative_beam", r.speculative_beam(w, k, 2 * w), warp, width=w),
         Rule("beam", r.beam(w, "sample"), warp, width=w, note="draw=sample"),
-        Rule("greedy", r.greedy(), Warp(temperature=0.0)),
+        Rule("greedy", r.greedy(), cold),
+        Rule("speculative", r.speculative(k), cold, k, note="greedy"),
+        # Beam search of one beam is greedy search, here with a lattice for a draft.
+        Rule("speculative_beam", r.speculative_beam(1, k, w), warp, k, 1, "greedy"),
     ]
 
 
@@ -112,25 +109,23 @@ def table_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
         "",
         "law: lossless rules draw from the warped target, lossy ones do not, by design; tok/call:",
         "tokens a user gets per target call; x plain: tokens/s against plain sampling in the same",
-        "passes, median; ppl: un-warped target, mean over prompts; against plain: its change, with",
-        "prompts paired; ppl tok: mean over tokens; SQL right: queries that give the right rows.",
+        "passes, median; ppl: un-warped target, mean over prompts; SQL right: queries with",
+        "the right rows; against plain: the change of each, with its paired bootstrap interval.",
     ]
 
 
-def perplexity_change(
-    samples: Sequence[Sample], base: Sequence[Sample]
-) -> tuple[float, float, float]:
-    """Return how macro perplexity changes against the base, with its 95 % interval.
+def shown_interval(interval: Interval | None) -> str:
+    """Return a difference as a table has it: -21% (-24% to -18%)."""
+    if interval is None:
+        return "-"
+    value, low, high = map(shown_change, interval)
+    return f"{value} ({low} to {high})"
 
-    Paired by prompt: the differences of the prompts' mean log-probabilities, whose mean is taken to
-    be normal.
-    """
-    plain = {s.prompt: s.logp_raw / s.tokens for s in base}
-    change = [plain[s.prompt] - s.logp_raw / s.tokens for s in samples]
-    mean = statistics.fmean(change)
-    half = Z95 * statistics.stdev(change) / math.sqrt(len(change)) if len(change) > 1 else math.inf
-    low, high = (perplexity_of(-mean - side * half) - 1 for side in (-1, 1))
-    return perplexity_of(-mean) - 1, low, high
+
+def shown_right(samples: Sequence[Sample]) -> str:
+    """Return the share of right answers as a table has it: 74%, or a dash where none is judged."""
+    accuracy = score(samples).accuracy
+    return "-" if accuracy is None else f"{accuracy[0]:.0%}"
 
 
 def _line(rule: Rule, samples: Sequence[Sample], base: Sequence[Sample]) -> str:
@@ -138,13 +133,9 @@ def _line(rule: Rule, samples: Sequence[Sample], base: Sequence[Sample]) -> str:
     law = "lossless" if rule.strategy.lossless else "lossy"
     change, right = "-", "-"
     if rule.label != BASE:
-        mean, low, high = perplexity_change(samples, base)
-        change = f"{shown_change(mean)} ({shown_change(low)} to {shown_change(high)})"
-    if s.accuracy is not None:
-        share, low, high = s.accuracy
-        right = f"{share:.0%} ({low:.0%} to {high:.0%})"
+        change = shown_interval(perplexity_change(samples, base))
+        right = shown_interval(right_change(samples, base))
     return (
         f"{rule.label:<30}{law:<10}{s.tokens_per_call:>9.2f}{s.ratio or math.nan:>9.2f}"
-        f"{shown_perplexity(s.perplexity):>7}  "
-        f"{change:<22}{shown_perplexity(s.perplexity_by_token):>8}  {right:<20}"
-    )
+        f"{shown_perplexity(s.perplexity):>7}  {change:<22}{shown_right(samples):>9}  {right:<22}"
+    ).rstrip()

@@ -62,6 +62,20 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     return prompts
 
 
+def read_unseeded(path: str | Path, why: str) -> list[Prompt]:
+    """Read a file of prompts whose rows may have no seed; `why` ends the error of one that has.
+
+    Raises:
+      ValueError: as `read_prompts`; a row has a seed.
+      OSError: the file cannot be read.
+    """
+    prompts = read_prompts(path)
+    for prompt in prompts:
+        if prompt.seed is not None:
+            raise ValueError(f"{prompt.source}: seed={prompt.seed}: {why}: leave it out")
+    return prompts
+
+
 def _setting_keys() -> frozenset[str]:
     """Return the keys that name a setting of the whole run."""
     return frozenset([*setting_flags(), *_FOREIGN]) - {"seed", *_MODEL_FLAGS}

@@ -66,7 +66,7 @@ class Task:
     """A prompt, and how its answer is judged.
 
     Attributes:
-      kind: "story" or "sql".
+      kind: "story" or "sql"; "own" for a prompt of the user's.
       prompt: the text to continue.
       example: what a query is judged by; None for stories.
     """
@@ -87,29 +87,27 @@ class Task:
 
 
 def make_tasks(
-    count: int, seed: int, data_dir: str | Path | None, sql: int | None = None
+    openings: int, questions: int, seed: int, data_dir: str | Path | None = None
 ) -> list[Task]:
-    """Return `count` tasks, stories and queries spread evenly.
+    """Return story openings and questions about databases, spread evenly.
 
     Args:
-      count: how many.
+      openings: how many of the one.
+      questions: how many of the other.
       seed: of their choice.
       data_dir: folder with held-out stories; None: the built-in openings, repeated as needed (a
         prompt's random stream is that of its index, so a repeat is drawn anew).
-      sql: how many of them are queries; None: half.
     """
-    queries = text_to_sql.examples("held_out", count // 2 if sql is None else sql, seed)
-    needed = count - len(queries)
     if data_dir is None:
-        openings: Sequence[str] = [OPENINGS[i % len(OPENINGS)] for i in range(needed)]
+        texts: Sequence[str] = [OPENINGS[i % len(OPENINGS)] for i in range(openings)]
     else:
-        openings = stories.prompts("test", needed, seed, data_dir)
-    tasks = [Task("story", text) for text in openings]
-    tasks += [Task("sql", example.prompt, example) for example in queries]
+        texts = stories.prompts("test", openings, seed, data_dir)
+    tasks = [Task("story", text) for text in texts]
+    examples = text_to_sql.examples("held_out", questions, seed)
+    tasks += [Task("sql", example.prompt, example) for example in examples]
     # Spread, so that every pass gets both kinds in the same shares.
-    place = [(i + 0.5) / needed for i in range(needed)]
-    place += [(i + 0.5) / len(queries) for i in range(len(queries))]
-    return [tasks[i] for i in sorted(range(count), key=place.__getitem__)]
+    place = [(i + 0.5) / count for count in (openings, questions) for i in range(count)]
+    return [tasks[i] for i in sorted(range(len(tasks)), key=place.__getitem__)]
 
 
 def find_stories(folder: str | None) -> Path | None:

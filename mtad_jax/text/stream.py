@@ -117,6 +117,8 @@ class StopTrimmer:
       stop: the stop string that was found, or None so far.
       kept_tokens: tokens that belong to the text: all of them until a stop string is found, then
         `tokens_covering` the text before it. Ids, log-probabilities and counters are cut there.
+      parts: the text that the last call returned, by the tokens that it came from: the index of
+        each (what ends a text belongs to the last one) and its part, which may be empty.
     """
 
     def __init__(
@@ -146,10 +148,11 @@ class StopTrimmer:
         self._searched = StreamDecoder(tokenizer, continuation=continuation, skip_special=False)
         self._shown = StreamDecoder(tokenizer, continuation=continuation, skip_special=skip_special)
         self._ids: list[int] = []
-        # Each token's part of the text searched and of the text shown, held back so far.
-        self._held: list[tuple[str, str]] = []
+        # Each token's index and its part of the text searched and of that shown, held back so far.
+        self._held: list[tuple[int, str, str]] = []
         self._searched_length = self._shown_length = 0  # characters released of both
         self.stop: str | None = None
+        self.parts: list[tuple[int, str]] = []
 
     @property
     def stopped(self) -> bool:
@@ -163,23 +166,27 @@ class StopTrimmer:
 
     def push(self, ids: Iterable[int]) -> str:
         """Takes more token ids and returns the text that is certain to stay."""
+        self.parts = []
         if self.stopped:
             return ""
         for index in ids:
+            read, seen = self._searched.push([index]), self._shown.push([index])
+            self._held.append((len(self._ids), read, seen))
             self._ids.append(index)
-            self._held.append((self._searched.push([index]), self._shown.push([index])))
         return self._release(final=False)
 
     def flush(self) -> str:
         """Ends the text and returns what was held back."""
+        self.parts = []
         if self.stopped:
             return ""
-        self._held.append((self._searched.flush(), self._shown.flush()))
+        last = max(len(self._ids) - 1, 0)
+        self._held.append((last, self._searched.flush(), self._shown.flush()))
         return self._release(final=True)
 
     def _release(self, *, final: bool) -> str:
         # Text released earlier cannot be the beginning of a stop string, so what is held is enough.
-        text = "".join(searched for searched, _ in self._held)
+        text = "".join(searched for _, searched, _ in self._held)
         found = _find_stop(text, self._stops)
         if not found:
             return self._take(len(text) if final else len(text) - _overlap(text, self._stops))
@@ -194,26 +201,29 @@ class StopTrimmer:
         if cuts_special or len(self._tokenizer.decode(self._ids, False, **how)) == length:
             # No shown token is cut: the text is that of the tokens, half a character at their end
             # included.
-            return self._tokenizer.decode(self._ids, self._skip_special, **how)[before:]
+            whole = self._tokenizer.decode(self._ids, self._skip_special, **how)[before:]
+            if whole != piece:
+                self.parts.append((max(kept - 1, 0), whole[len(piece) :]))
+            return whole
         return piece
 
     def _take(self, length: int) -> str:
         """Releases this many characters of the text searched; returns what is shown of them."""
         self._searched_length += length
-        pieces: list[str] = []
-        for at, (read, seen) in enumerate(self._held):
+        for at, (index, read, seen) in enumerate(self._held):
             if len(read) > length:
                 # Of a token that is cut, the end stays held: its beginning may be a space dropped.
                 cut = max(len(seen) - (len(read) - length), 0)
-                pieces.append(seen[:cut])
-                self._held[: at + 1] = [(read[length:], seen[cut:])]
+                self.parts.append((index, seen[:cut]))
+                self._held[: at + 1] = [(index, read[length:], seen[cut:])]
                 break
             length -= len(read)
-            pieces.append(seen)
+            self.parts.append((index, seen))
         else:
             self._held = []
-        self._shown_length += sum(map(len, pieces))
-        return "".join(pieces)
+        piece = "".join(seen for _, seen in self.parts)
+        self._shown_length += len(piece)
+        return piece
 
 
 def _overlap(text: str, stops: list[str]) -> int:

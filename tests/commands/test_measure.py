@@ -4,15 +4,17 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import outside_rules
 import pytest
+import scipy.stats
 from absl import flags
 from tiny_pair import write_pair
 
 from experiments import benchmark
+from experiments.bench import bootstrap, frontier, plot, scores
 from experiments.bench import report as benchmark_report
 from experiments.bench import rules as benchmark_rules
-from experiments.bench import scores
 from experiments.bench.measure import Bench, Rule, Sample
 from experiments.tasks import shipped as benchmark_tasks
 from mtad_jax import recipes
@@ -97,7 +99,7 @@ def test_perplexities_past_the_largest_float_are_shown():
     base = [sample(prompt=i, tokens=1, logp_raw=-1.0) for i in range(3)]
     got = scores.score(hopeless, base)
     assert (got.perplexity, got.perplexity_by_token) == (math.inf, math.inf)
-    assert benchmark_rules.perplexity_change(hopeless, base) == (math.inf,) * 3
+    assert bootstrap.perplexity_change(hopeless, base) == (math.inf,) * 3
 
 
 def test_wilson():
@@ -168,23 +170,24 @@ def test_output_says_what_was_measured(tmp_path, monkeypatch):
     values(["benchmark", f"--output={out}", "--tau=0.3", "--seed=7", "--top_k=2", "--widths=1,2"])
     benchmark.benchmark(values)
     about, *rows = [json.loads(line) for line in out.read_text().splitlines()]
-    wanted = {"tau": 0.3, "seed": 7, "max_new_tokens": 100, "prompts": 48, "repeats": 6}
+    wanted = {"tau": 0.3, "seed": 7, "max_new_tokens": 100, "openings": 24, "repeats": 6}
+    wanted |= {"questions": 24, "prompts": None}
     wanted |= {"temperature": 1.0, "top_k": 2, "top_p": 0.9, "data_dir": None}
     assert wanted.items() <= about.items() and "beam W=2" in about["rules"]
     assert len(rows) == 6 * len(about["rules"])
 
 
 def test_the_default_prompts_differ():
-    texts = [task.prompt for task in benchmark_tasks.make_tasks(48, 0, None)]
+    texts = [task.prompt for task in benchmark_tasks.make_tasks(24, 24, 0)]
     assert len(set(texts[::2])) == 24
 
 
 def test_tasks():
-    tasks = benchmark_tasks.make_tasks(30, 0, None)
+    tasks = benchmark_tasks.make_tasks(15, 15, 0)
     assert [task.kind for task in tasks] == ["story", "sql"] * 15
     assert tasks[1].judge(tasks[1].example.sql + "\n") is True
     assert tasks[1].judge("DROP TABLE x") is False and tasks[0].judge("x") is None
-    assert tasks[:10] == benchmark_tasks.make_tasks(30, 0, None)[:10]
+    assert tasks[:10] == benchmark_tasks.make_tasks(15, 15, 0)[:10]
 
 
 def test_stories_are_looked_for(tmp_path):
@@ -196,8 +199,13 @@ def test_stories_are_looked_for(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--prompts=0"], "--prompts=0"),
-        (["--repeats=9", "--prompts=8"], "--repeats=9"),
+        (["--openings=0", "--questions=0"], "--openings=0 and --questions=0"),
+        (["--questions=-1"], "--questions=-1 must be >= 0"),
+        (["--questions=1", "--prompts=x"], "--questions=1 counts built-in prompts"),
+        (["--repeats=9", "--openings=4", "--questions=4"], "--repeats=9 must be <= 8"),
+        (["--suite=rules", "--plot=x.png"], "--plot=x.png means nothing to --suite=rules"),
+        (["--suite=frontier", "--plot=x.gif"], "--plot=x.gif must end with .png"),
+        (["--suite=frontier", "--plot=no/x.png"], "--plot=no/x.png: no such folder"),
         (["--depths=1"], "--depths=1 must hold"),
         (["--depths=2,0"], "depth=0"),
         (["--widths="], "--widths is empty"),
@@ -221,18 +229,18 @@ def test_wrong_flags(args, message, tmp_path, monkeypatch):
 def test_perplexity_change_is_paired_by_prompt():
     base = [sample(prompt=i, tokens=10, logp_raw=-10.0 * (i + 1)) for i in range(4)]
     same = [dataclasses.replace(s, rule="other") for s in base]
-    assert benchmark_rules.perplexity_change(same, base) == (0.0, 0.0, 0.0)
+    assert bootstrap.perplexity_change(same, base) == (0.0, 0.0, 0.0)
     # Every prompt a nat a token better: e^-1, without any doubt; prompts differ much more.
     better = [dataclasses.replace(s, logp_raw=s.logp_raw + 10) for s in base]
-    got = benchmark_rules.perplexity_change(better, base)
+    got = bootstrap.perplexity_change(better, base)
     assert got == pytest.approx((math.exp(-1) - 1,) * 3)
     worse = [dataclasses.replace(s, logp_raw=s.logp_raw - 20 * (s.prompt % 2)) for s in base]
-    mean, low, high = benchmark_rules.perplexity_change(worse, base)
-    assert mean == pytest.approx(math.e - 1) and low < 0 < mean < high
+    mean, low, high = bootstrap.perplexity_change(worse, base)
+    assert mean == pytest.approx(math.e - 1) and low <= 0 < mean < high
 
 
 def test_tasks_of_unequal_kinds_are_spread():
-    tasks = benchmark_tasks.make_tasks(12, 0, None, sql=9)
+    tasks = benchmark_tasks.make_tasks(3, 9, 0)
     kinds = [task.kind for task in tasks]
     assert kinds.count("sql") == 9
     assert all("story" in kinds[i : i + 4] for i in (0, 4, 8))
@@ -244,17 +252,15 @@ def test_suite_of_rules_takes_other_numbers_and_refuses_depths():
         benchmark.define_flags(values)
         values(["benchmark", *args])
         found = benchmark.suite_of(values)
-        return found.prompts, found.sql_prompts
+        return found.openings, found.questions
 
-    assert suite() == (48, 24) and suite("--suite=rules") == (240, 200)
-    assert suite("--suite=rules", "--prompts=12") == (12, 10)
-    assert suite("--prompts=12", "--sql_prompts=3") == (12, 3)
+    assert suite() == (24, 24) and suite("--suite=rules") == (0, 300)
+    assert suite("--suite=frontier", "--questions=12") == (0, 12)
+    assert suite("--openings=9", "--questions=3", "--depths=2") == (9, 3)
     with pytest.raises(ValueError, match="--depths=2 means nothing to --suite=rules"):
         suite("--suite=rules", "--depths=2")
     with pytest.raises(ValueError, match="--rule=mtad means nothing to --suite=aims"):
         suite("--rule=mtad")
-    with pytest.raises(ValueError, match="--sql_prompts=13 must be between 0 and --prompts=12"):
-        suite("--prompts=12", "--sql_prompts=13")
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 2, 4, 10])
@@ -290,6 +296,132 @@ def test_the_table_of_rules():
     lines = benchmark_rules.table_lines(rules, samples)
     assert len(lines) == len(rules) + 7
     got = {line[:30].strip(): line[30:].split() for line in lines[2 : 2 + len(rules)]}
-    assert got["sample"] == "lossless 2.00 1.00 7.39 - 7.39 50% (9% to 91%)".split()
+    assert got["sample"] == "lossless 2.00 1.00 7.39 - 50% -".split()
     assert got["mcsd 4,2,2"][:4] == "lossless 2.00 1.00 7.39".split()
-    assert got["mtad K=4 W=4"][0] == "lossy" and got["mtad K=4 W=4"][4] == "+0%"
+    assert got["mtad K=4 W=4"][0] == "lossy"
+    assert got["mtad K=4 W=4"][4:] == "+0% (+0% to +0%) 50% +0% (+0% to +0%)".split()
+
+
+def test_intervals_are_those_of_scipy():
+    """The percentile bootstrap of paired prompts, to what 10,000 resamples leave open."""
+    rng = np.random.default_rng(0)
+    count = 120
+    rounds = rng.integers(4, 12, (2, count))
+    tokens = rounds * 2 + rng.integers(0, 9, (2, count))
+    right = rng.random((2, count)) < [[0.7], [0.5]]
+    logp = -rng.gamma(2.0, 1.0, (2, count))
+    pair = [
+        [
+            sample(
+                prompt=i, tokens=int(tokens[r, i]), rounds=int(rounds[r, i]),
+                correct=bool(right[r, i]), logp_raw=float(logp[r, i] * tokens[r, i]),
+            )
+            for i in range(count)
+        ]
+        for r in range(2)
+    ]  # fmt: skip
+    for found, data, statistic in (
+        (
+            bootstrap.right_change(*pair),
+            (right[0].astype(float) - right[1],),
+            np.mean,
+        ),
+        (
+            bootstrap.perplexity_change(*pair),
+            (logp[1] - logp[0],),
+            lambda x, axis=-1: np.exp(np.mean(x, axis)) - 1,
+        ),
+        (
+            bootstrap.calls_ratio(*pair),
+            (tokens[0], rounds[0], tokens[1], rounds[1]),
+            lambda a, b, c, d, axis=-1: a.sum(axis) / b.sum(axis) / (c.sum(axis) / d.sum(axis)),
+        ),
+    ):
+        wanted = scipy.stats.bootstrap(
+            data, statistic, paired=True, method="percentile", rng=np.random.default_rng(1)
+        ).confidence_interval
+        assert found.value == pytest.approx(statistic(*data))
+        width = wanted.high - wanted.low
+        assert abs(found.low - wanted.low) < 0.05 * width > abs(found.high - wanted.high)
+    shuffled = [pair[0], pair[1][::-1]]  # pairs are made by prompt
+    assert bootstrap.right_change(*shuffled) == bootstrap.right_change(*pair)
+    with pytest.raises(ValueError, match="not run on the same prompts"):
+        bootstrap.right_change(pair[0], pair[1][1:])
+    assert bootstrap.right_change([SAMPLE], [SAMPLE]) is None
+
+
+def frontier_samples(rules, **facts):
+    """Four passes of ten questions; `facts`: what the samples of a label's words have."""
+    found = []
+    for rule in rules:
+        changes = {}
+        words = [word.replace("=", "_").replace(".", "_") for word in rule.label.split()]
+        for word, change in facts.items():  # later ones win
+            changes |= change if word in words else {}
+        for i in range(40):
+            right = i % 10 < changes.get("right", 5)
+            shown = {k: v for k, v in changes.items() if k != "right"}
+            found.append(sample(rule=rule.label, prompt=i, repeat=i // 10, correct=right, **shown))
+    return found
+
+
+def test_the_frontier_chooses_on_one_half_and_reports_on_the_other():
+    rules = frontier.make_rules(WARP, [2, 4], [2, 4])
+    labels = [rule.label for rule in rules]
+    assert len(set(labels)) == len(labels)
+    samples = frontier_samples(
+        rules,
+        sample={"right": 3, "rounds": 10},
+        drawn={"right": 6, "logp_raw": -10.0},
+        chosen={"rounds": 2, "right": 4},
+        tau_0_8={"rounds": 3, "right": 5},
+    )
+    lines = frontier.verdict_lines(rules, samples)
+    text = "\n".join(lines)
+    # tau=0.8 is in both; of the chosen bonus it alone loses nothing.
+    assert "tau=0.8 chosen, deterministic, against greedy" in text
+    assert "right answers: +0% (+0% to +0%) (aim not below -2%: reached)" in text
+    assert "1.67 x (1.67 to 1.67) (aim 1.3 x: reached)" in text
+    assert "perplexity: -63% (-63% to -63%) (aim -20% or lower: reached)" in text
+    assert "clear of 0: reached" in text
+    table = frontier.table_lines(rules, samples)
+    assert len(table) == len(rules) + 6 and all(
+        line.startswith(label) for line, label in zip(table[2:], labels, strict=False)
+    )
+    assert {frontier.family(rule) for rule in rules} == plot._STYLES.keys()
+
+
+def test_the_frontier_without_judged_prompts(tmp_path):
+    rules = frontier.make_rules(Warp(1.0, 0.9, 2), [2], [2, 4])
+    samples = [dataclasses.replace(s, correct=None) for s in frontier_samples(rules)]
+    lines = frontier.lines_of(rules, samples)
+    assert not any("right answers" in line for line in lines)
+    path = tmp_path / "x.png"
+    plot.check_plot(str(path))
+    plot.draw(str(path), rules, samples)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_prompts_of_ones_own(tmp_path, capsys):
+    target, draft = write_pair(tmp_path)
+    prompts, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": "The cat"}, {"prompt_ids": [1, 9, 10]}]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = flags.FlagValues()
+    benchmark.define_flags(values)
+    args = [f"--target={target}", f"--draft={draft}", f"--prompts={prompts}", f"--output={out}"]
+    small = ["--suite=frontier", "--depths=2", "--widths=2", "--repeats=2", "--max_new_tokens=4"]
+    values(["benchmark", *args, *small, f"--plot={tmp_path / 'x.svg'}"])
+    benchmark.benchmark(values)
+    said = capsys.readouterr().out
+    assert f"2 prompts of {prompts}" in said and "against greedy" in said
+    about, *samples = [json.loads(line) for line in out.read_text().splitlines()]
+    assert about["prompts"] == str(prompts) and {s["kind"] for s in samples} == {"own"}
+    assert {s["prompt"] for s in samples} == {0, 1} and (tmp_path / "x.svg").is_file()
+    prompts.write_text('{"prompt": "The cat", "seed": 3}\n')
+    values.overwrite = True
+    with pytest.raises(ValueError, match="line 1: seed=3: every rule draws with the run's seed"):
+        benchmark.benchmark(values)
+    values.prompts = "nowhere.jsonl"
+    with pytest.raises(OSError, match="nowhere.jsonl"):
+        benchmark.benchmark(values)

@@ -1,0 +1,204 @@
+"""How good and how fast: settings of MTAD and MMTAD between greedy speculation and beam search.
+
+What `--suite=frontier` runs. Of every setting the table has tokens a target call, tokens/s, right
+answers and perplexity; the verdicts below it say what the settings that were chosen on one half of
+the prompts do on the other.
+"""
+
+from collections.abc import Callable, Sequence
+
+from experiments.bench.bootstrap import Interval, calls_ratio, perplexity_change, right_change
+from experiments.bench.measure import Rule, Sample
+from experiments.bench.rules import shown_interval, shown_right
+from experiments.bench.scores import by_rule, choosing, reported, score, shown_perplexity
+from mtad_jax import recipes
+from mtad_jax.decode.warp import Warp
+
+SAMPLE, GREEDY = "sample", "greedy"  # labels of the two bases
+TAUS = (0.3, 0.5, 0.8)
+BEAMS = 4  # width of the target's own beams
+LATTICES = (8, 16)  # places of a level, below the target's own beams
+GREEDY_LATTICE = 4  # the same below greedy's one
+# What must hold of the drawn bonus against sampling, and of the chosen one against greedy.
+AIM_PERPLEXITY, AIM_DRAWN_CALLS = -0.2, 1.42
+AIM_RIGHT, AIM_CHOSEN_CALLS = -0.02, 1.3
+
+Half = Callable[[Sequence[Sample]], list[Sample]]
+
+_COLUMNS = (
+    f"{'rule':<40}{'tok/call':>9}{'tokens/s':>9}{'SQL right':>10}  {'against greedy (95 %)':<22}"
+    f"{'ppl':>7}  {'against greedy (95 %)':<22}"
+)
+
+
+def make_rules(warp: Warp, depths: Sequence[int], widths: Sequence[int]) -> list[Rule]:
+    """Return the rules to compare; no width is above the tokens that the warp keeps.
+
+    The lattice of width 1 is greedy search with a tree for a draft: `speculative` at temperature 0
+    has a chain.
+    """
+    cold, r = Warp(temperature=0.0), recipes
+    widths = sorted({min(width, warp.top_k or width) for width in widths})
+    beams = min(BEAMS, warp.top_k or BEAMS)
+    rules = [Rule(SAMPLE, r.sample(), warp), Rule(GREEDY, r.greedy(), cold)]
+    rules += [Rule("speculative", r.speculative(k), warp, k) for k in depths]
+    rules += [Rule("speculative", r.speculative(k), cold, k, note="greedy") for k in depths]
+    rules += [
+        Rule("speculative_beam", r.speculative_beam(1, k, GREEDY_LATTICE), warp, k, 1, "greedy")
+        for k in depths
+    ]
+    joint = [k for k in depths if k > 1]
+    for name, recipe, sizes in (("mtad", r.mtad, widths[-1:]), ("mmtad", r.mmtad, widths)):
+        for temperature, how in ((None, "drawn"), (0.0, "chosen")):
+            rules += [
+                Rule(name, recipe(k, w, tau, bonus_temperature=temperature), warp, k, w,
+                     f"tau={tau:g} {how}")
+                for k in joint for w in sizes for tau in TAUS
+            ]  # fmt: skip
+    rules += [Rule("mtjd", r.mtjd(4, beams), warp, 4, beams), Rule("beam", r.beam(beams), warp)]
+    for size in LATTICES:
+        note = f"lattice={size}"
+        rules.append(
+            Rule("speculative_mtjd", r.speculative_mtjd(4, beams, 4, size), warp, 4, beams, note)
+        )
+        rules.append(
+            Rule("speculative_beam", r.speculative_beam(beams, 4, size), warp, 4, beams, note)
+        )
+    return rules
+
+
+def family(rule: Rule) -> str:
+    """Return what a picture calls the rules that differ from this one in settings alone."""
+    if rule.name in ("mtad", "mmtad"):
+        how = rule.note.split()[-1]
+        return f"{rule.name.upper()}, bonus {how}"
+    if rule.note == "greedy":
+        return "greedy speculation, " + ("chain" if rule.name == "speculative" else "lattice")
+    names = {
+        "sample": "sampling", "speculative": "speculative sampling", "mtjd": "MTJD",
+        "beam": "beam search", "speculative_mtjd": "speculative MTJD",
+        "speculative_beam": "speculative beam search",
+    }  # fmt: skip
+    return names.get(rule.name, rule.name)
+
+
+def table_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
+    """Return the table, a rule a line, and what its columns are."""
+    groups = by_rule(samples)
+    base = groups[GREEDY]
+    lines = [_COLUMNS, "-" * len(_COLUMNS)]
+    for rule in rules:
+        mine = groups[rule.label]
+        s = score(mine)
+        right, change = "-", "-"
+        if rule.label != GREEDY:
+            right = shown_interval(right_change(mine, base))
+            change = shown_interval(perplexity_change(mine, base))
+        line = (
+            f"{rule.label:<40}{s.tokens_per_call:>9.2f}{s.tokens_per_second:>9.0f}"
+            f"{shown_right(mine):>10}  {right:<22}{shown_perplexity(s.perplexity, 3):>7}  {change}"
+        )
+        lines.append(line.rstrip())
+    return [
+        *lines,
+        "",
+        "tok/call: tokens a user gets per target call; tokens/s: median over the passes, batch 1;",
+        "SQL right: queries that give the right rows; ppl: un-warped target, mean over prompts;",
+        "against greedy: the change of each, and its paired bootstrap interval.",
+    ]
+
+
+def verdict_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
+    """Return what must hold, with what the settings chosen on one half do on the other."""
+    groups = by_rule(samples)
+    joint = [rule for rule in rules if rule.name in ("mtad", "mmtad")]
+    drawn = [rule for rule in joint if rule.note.endswith("drawn")]
+    chosen = [rule for rule in joint if rule.note.endswith("chosen")]
+    lines = ["Settings chosen on one half of the prompts, reported on the other:"]
+    lines += _drawn_lines(groups, drawn)
+    return [*lines, *_chosen_lines(rules, groups, chosen)]
+
+
+def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list[str]:
+    """Return how the paper's rules do against sampling and against speculative sampling."""
+
+    def facts(rule: Rule, half: Half) -> tuple[Interval, Interval, Interval | None]:
+        mine, base = half(groups[rule.label]), half(groups[SAMPLE])
+        calls = calls_ratio(mine, half(groups[f"speculative K={rule.depth}"]))
+        return calls, perplexity_change(mine, base), right_change(mine, base)
+
+    def merit(rule: Rule) -> tuple[bool, float]:
+        """Those that reach the other aims first, then the most right, then the likeliest."""
+        calls, change, right = facts(rule, choosing)
+        reaches = calls.value >= AIM_DRAWN_CALLS and change.value <= AIM_PERPLEXITY
+        return reaches, -change.value if right is None else right.value
+
+    best = max(rules, key=merit)
+    calls, change, right = facts(best, reported)
+    lines = [f"  {best.label}, as in the paper, against sampling"]
+    if right is not None:
+        lines.append(_verdict("right answers", shown_interval(right), right.low > 0, "clear of 0"))
+    lines += [
+        _verdict("perplexity", shown_interval(change), change.value <= AIM_PERPLEXITY,
+                 f"{AIM_PERPLEXITY:+.0%} or lower"),
+        _verdict(f"tokens a target call, of speculative sampling's with K={best.depth}",
+                 _shown_ratio(calls), calls.value >= AIM_DRAWN_CALLS, f"{AIM_DRAWN_CALLS} x"),
+    ]  # fmt: skip
+    return lines
+
+
+def _chosen_lines(
+    rules: Sequence[Rule], groups: dict[str, list[Sample]], chosen: Sequence[Rule]
+) -> list[str]:
+    """Return how the chosen bonus does against greedy and against greedy speculation."""
+
+    def loss(rule: Rule) -> float:
+        mine, base = choosing(groups[rule.label]), choosing(groups[GREEDY])
+        right = right_change(mine, base)
+        return max(perplexity_change(mine, base).value, 0.0) if right is None else -right.value
+
+    def calls(rule: Rule) -> float:
+        return score(choosing(groups[rule.label])).tokens_per_call
+
+    def speed(rule: Rule) -> float:
+        return score(choosing(groups[rule.label])).tokens_per_second
+
+    able = [rule for rule in chosen if loss(rule) <= 0]
+    best = max(able, key=calls) if able else min(chosen, key=loss)
+    greedy = [rule for rule in rules if rule.note == "greedy"]
+    few, fast = max(greedy, key=calls), max(greedy, key=speed)
+    mine, base = reported(groups[best.label]), reported(groups[GREEDY])
+    right, change = right_change(mine, base), perplexity_change(mine, base)
+    ratio = calls_ratio(mine, reported(groups[few.label]))
+    lines = [f"  {best.label}, deterministic, against greedy"]
+    if right is not None:
+        held = right.low >= AIM_RIGHT
+        lines.append(
+            _verdict("right answers", shown_interval(right), held, f"not below {AIM_RIGHT:+.0%}")
+        )
+    lines += [
+        f"    perplexity: {shown_interval(change)}",
+        _verdict(f"tokens a target call, of those of {few.label}", _shown_ratio(ratio),
+                 ratio.value >= AIM_CHOSEN_CALLS, f"{AIM_CHOSEN_CALLS} x"),
+    ]  # fmt: skip
+    quick = max(able or chosen, key=speed)
+    mine, other = (score(reported(groups[rule.label])) for rule in (quick, fast))
+    return [
+        *lines,
+        f"    tokens/s: {quick.label} {mine.tokens_per_second:.0f}, {fast.label} "
+        f"{other.tokens_per_second:.0f} ({mine.tokens_per_second / other.tokens_per_second:.2f} x)",
+    ]
+
+
+def _shown_ratio(interval: Interval) -> str:
+    value, low, high = interval
+    return f"{value:.2f} x ({low:.2f} to {high:.2f})"
+
+
+def _verdict(what: str, found: str, reached: bool, aim: str) -> str:
+    return f"    {what}: {found} (aim {aim}: {'reached' if reached else 'NOT reached'})"
+
+
+def lines_of(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
+    """Return the table and the verdicts."""
+    return [*table_lines(rules, samples), "", *verdict_lines(rules, samples)]
