@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     c: Any = train_target.get_config()
     # Two layers are the least that can copy: one finds what the second one takes from.
     c.model.update(
-        embed_dim=96, mlp_dim=256, num_layers=2, num_heads=3, num_kv_heads=1, head_dim=32
+        embed_dim=128, mlp_dim=320, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=32
     )
     # Only the target's distribution is learnt: what the text goes on with says nothing more about
     # what the target will accept.

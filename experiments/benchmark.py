@@ -32,7 +32,7 @@ from experiments.launch import supervise
 from experiments.rows.output import NoWriter, RowWriter
 from experiments.rows.prompts import Prompt, encode_prompts, read_unseeded
 from experiments.tasks.shipped import Task, find_stories, make_tasks
-from mtad_jax import cli, recipes
+from mtad_jax import cli
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.hosts import is_first
@@ -160,21 +160,18 @@ def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> 
     MTAD and MMTAD start at depth 2: at depth 1 there is no joint. Drawn beams ("draw=sample") are
     shown at one depth. MTAD is shown with the widest beams only, MMTAD with all.
     """
-    rules = [Rule("sample", recipes.sample(), warp)]
-    rules += [Rule("speculative", recipes.speculative(k), warp, k) for k in depths]
+    rules = [Rule.of("sample", warp)]
+    rules += [Rule.of("speculative", warp, depth=k) for k in depths]
     joint = [k for k in depths if k > 1]
     middle = joint[-2:][:1]  # one below the deepest, where there are two
-    wide = max(widths)
-    for name, recipe, every in (("mtad", recipes.mtad, [wide]), ("mmtad", recipes.mmtad, widths)):
-        grid = [(k, w, "search") for k in joint for w in every]
-        grid += [(k, w, "sample") for k in middle for w in every]
-        for k, w, draw in grid:
-            note = "draw=sample" if draw == "sample" else ""
-            rules.append(Rule(name, recipe(k, w, tau, draw), warp, k, w, note))
-    rules.append(Rule("greedy", recipes.greedy(), Warp(temperature=0.0)))
+    at, wide = benchmark_rules.tau_setting(tau), max(widths)
+    for name, every in (("mtad", [wide]), ("mmtad", widths)):
+        grid = [(k, w, {}) for k in joint for w in every]
+        grid += [(k, w, {"draw": "sample"}) for k in middle for w in every]
+        rules += [Rule.of(name, warp, depth=k, width=w, **at, **draw) for k, w, draw in grid]
+    rules.append(Rule.of("greedy", Warp(temperature=0.0)))
     rules += benchmark_rules.cooler_rules(warp)  # for honesty
-    width = min(BEAM_WIDTH, warp.top_k or BEAM_WIDTH)
-    rules.append(Rule("beam", recipes.beam(width), warp, width=width))
+    rules.append(Rule.of("beam", warp, width=min(BEAM_WIDTH, warp.top_k or BEAM_WIDTH)))
     return rules
 
 

@@ -15,14 +15,15 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments.bench.measure import Bench, Rule
+from experiments.bench.rules import CHOSEN
 from experiments.bench.scores import by_rule, score, shown_perplexity
 from experiments.benchmark import judged
 from experiments.flags.models import define_model_flags, load_models
-from experiments.flags.warp import TAU, TOP_K, TOP_P
+from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks.shipped import Task, make_tasks
 from experiments.tasks.sql_execution import run_select
 from experiments.tasks.text_to_sql import build_database
-from mtad_jax import cli, compilation, recipes
+from mtad_jax import cli, compilation
 from mtad_jax.completions import Piece
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.warp import Warp
@@ -31,16 +32,13 @@ WARP = Warp(temperature=1.0, top_p=TOP_P, top_k=TOP_K)
 GREEDY = Warp(temperature=0.0)
 DEPTH, WIDTH = 4, 4
 RULES = (
-    Rule("sample", recipes.sample(), WARP),
-    Rule("greedy", recipes.greedy(), GREEDY),
-    Rule("speculative", recipes.speculative(DEPTH), GREEDY, DEPTH, note="greedy"),
-    Rule("mtad", recipes.mtad(DEPTH, WIDTH, TAU), WARP, DEPTH, WIDTH),
-    Rule("mmtad", recipes.mmtad(DEPTH, WIDTH, TAU), WARP, DEPTH, WIDTH),
-    Rule(
-        "mmtad", recipes.mmtad(DEPTH, WIDTH, TAU, bonus_temperature=0.0), WARP, DEPTH, WIDTH,
-        "chosen",
-    ),
-)  # fmt: skip
+    Rule.of("sample", WARP),
+    Rule.of("greedy", GREEDY),
+    Rule.of("speculative", GREEDY, "greedy", depth=DEPTH),
+    Rule.of("mtad", WARP, depth=DEPTH, width=WIDTH),
+    Rule.of("mmtad", WARP, depth=DEPTH, width=WIDTH),
+    Rule.of("mmtad", WARP, depth=DEPTH, width=WIDTH, **CHOSEN),
+)
 WHAT = (
     "the target alone, drawn",
     "the target alone, its likeliest token",
@@ -145,13 +143,13 @@ def print_table(bench: Bench, tasks: list[Task]) -> None:
         groups = by_rule(judged(bench.interleaved(RULES, REPEATS, bar.update), tasks))
     base = groups[RULES[0].label]
     print(
-        f"{f'{len(tasks)} questions':<24}{'right':>7}{'perplexity':>12}{'tokens a call':>15}"
+        f"{f'{len(tasks)} questions':<44}{'right':>7}{'perplexity':>12}{'tokens a call':>15}"
         f"{'tokens/s':>10}{'x sampling':>12}"
     )
     for rule in RULES:
         line = score(groups[rule.label], base)
         print(
-            f"{rule.label:<24}{line.correct / line.judged:>7.0%}"
+            f"{rule.label:<44}{line.correct / line.judged:>7.0%}"
             f"{shown_perplexity(line.perplexity, 3):>12}{line.tokens_per_call:>15.2f}"
             f"{line.tokens_per_second:>10.0f}{line.ratio:>12.2f}"
         )

@@ -16,10 +16,10 @@ from absl import flags
 from experiments.bench.measure import Bench, Rule
 from experiments.bench.scores import perplexity_of, score, shown_perplexity
 from experiments.flags.models import INT8_FLAGS, define_model_flags, load_models
-from experiments.flags.warp import TAU, TOP_K, TOP_P
+from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks import stories
 from experiments.tasks.shipped import Task, find_stories, make_tasks
-from mtad_jax import cli, recipes
+from mtad_jax import cli
 from mtad_jax.decode.warp import Warp
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.pipeline import Pipeline
@@ -102,7 +102,7 @@ def quantization(values: flags.FlagValues) -> None:
 
 def _rule(depth: int, width: int) -> Rule:
     warp = Warp(temperature=1.0, top_k=TOP_K, top_p=TOP_P)
-    return Rule("mmtad", recipes.mmtad(depth, width, tau=TAU), warp, depth, width)
+    return Rule.of("mmtad", warp, depth=depth, width=width)
 
 
 def held_out(tasks: Sequence[Task], data_dir: str | None) -> list[str]:

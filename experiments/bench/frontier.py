@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 
 from experiments.bench.bootstrap import Interval, calls_ratio, perplexity_change, right_change
 from experiments.bench.measure import Rule, Sample
-from experiments.bench.rules import shown_interval, shown_right
+from experiments.bench.rules import CHOSEN, shown_interval, shown_right
 from experiments.bench.scores import by_rule, choosing, reported, score, shown_perplexity
-from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
 
 SAMPLE, GREEDY = "sample", "greedy"  # labels of the two bases
@@ -26,7 +25,7 @@ AIM_RIGHT, AIM_CHOSEN_CALLS = -0.02, 1.3
 Half = Callable[[Sequence[Sample]], list[Sample]]
 
 _COLUMNS = (
-    f"{'rule':<40}{'tok/call':>9}{'tokens/s':>9}{'SQL right':>10}  {'against greedy (95 %)':<22}"
+    f"{'rule':<56}{'tok/call':>9}{'tokens/s':>9}{'SQL right':>10}  {'against greedy (95 %)':<22}"
     f"{'ppl':>7}  {'against greedy (95 %)':<22}"
 )
 
@@ -34,45 +33,39 @@ _COLUMNS = (
 def make_rules(warp: Warp, depths: Sequence[int], widths: Sequence[int]) -> list[Rule]:
     """Return the rules to compare; no width is above the tokens that the warp keeps.
 
-    The lattice of width 1 is greedy search with a tree for a draft: `speculative` at temperature 0
-    has a chain.
+    Beam search of one beam is greedy search with a lattice for a draft: `speculative` at
+    temperature 0 has a chain.
     """
-    cold, r = Warp(temperature=0.0), recipes
+    cold, of = Warp(temperature=0.0), Rule.of
     widths = sorted({min(width, warp.top_k or width) for width in widths})
     beams = min(BEAMS, warp.top_k or BEAMS)
-    rules = [Rule(SAMPLE, r.sample(), warp), Rule(GREEDY, r.greedy(), cold)]
-    rules += [Rule("speculative", r.speculative(k), warp, k) for k in depths]
-    rules += [Rule("speculative", r.speculative(k), cold, k, note="greedy") for k in depths]
+    rules = [of(SAMPLE, warp), of(GREEDY, cold)]
+    rules += [of("speculative", warp, depth=k) for k in depths]
+    rules += [of("speculative", cold, GREEDY, depth=k) for k in depths]
     rules += [
-        Rule("speculative_beam", r.speculative_beam(1, k, GREEDY_LATTICE), warp, k, 1, "greedy")
+        of("speculative_beam", warp, GREEDY, width=1, ahead=k, lattice=GREEDY_LATTICE)
         for k in depths
     ]
     joint = [k for k in depths if k > 1]
-    for name, recipe, sizes in (("mtad", r.mtad, widths[-1:]), ("mmtad", r.mmtad, widths)):
-        for temperature, how in ((None, "drawn"), (0.0, "chosen")):
+    for name, sizes in (("mtad", widths[-1:]), ("mmtad", widths)):
+        for bonus in ({}, CHOSEN):
             rules += [
-                Rule(name, recipe(k, w, tau, bonus_temperature=temperature), warp, k, w,
-                     f"tau={tau:g} {how}")
+                of(name, warp, depth=k, width=w, tau=tau, **bonus)
                 for k in joint for w in sizes for tau in TAUS
             ]  # fmt: skip
-    rules += [Rule("mtjd", r.mtjd(4, beams), warp, 4, beams), Rule("beam", r.beam(beams), warp)]
+    rules += [of("mtjd", warp, depth=4, width=beams), of("beam", warp, width=beams)]
     for size in LATTICES:
-        note = f"lattice={size}"
-        rules.append(
-            Rule("speculative_mtjd", r.speculative_mtjd(4, beams, 4, size), warp, 4, beams, note)
-        )
-        rules.append(
-            Rule("speculative_beam", r.speculative_beam(beams, 4, size), warp, 4, beams, note)
-        )
+        ahead = {"width": beams, "ahead": 4, "lattice": size}
+        rules.append(of("speculative_mtjd", warp, depth=4, **ahead))
+        rules.append(of("speculative_beam", warp, **ahead))
     return rules
 
 
 def family(rule: Rule) -> str:
     """Return what a picture calls the rules that differ from this one in settings alone."""
     if rule.name in ("mtad", "mmtad"):
-        how = rule.note.split()[-1]
-        return f"{rule.name.upper()}, bonus {how}"
-    if rule.note == "greedy":
+        return f"{rule.name.upper()}, bonus {'chosen' if is_chosen(rule) else 'drawn'}"
+    if rule.note == GREEDY:
         return "greedy speculation, " + ("chain" if rule.name == "speculative" else "lattice")
     names = {
         "sample": "sampling", "speculative": "speculative sampling", "mtjd": "MTJD",
@@ -80,6 +73,11 @@ def family(rule: Rule) -> str:
         "speculative_beam": "speculative beam search",
     }  # fmt: skip
     return names.get(rule.name, rule.name)
+
+
+def is_chosen(rule: Rule) -> bool:
+    """Whether the token after what is accepted is the likeliest one."""
+    return "bonus_temperature" in rule.settings
 
 
 def table_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
@@ -95,7 +93,7 @@ def table_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
             right = shown_interval(right_change(mine, base))
             change = shown_interval(perplexity_change(mine, base))
         line = (
-            f"{rule.label:<40}{s.tokens_per_call:>9.2f}{s.tokens_per_second:>9.0f}"
+            f"{rule.label:<56}{s.tokens_per_call:>9.2f}{s.tokens_per_second:>9.0f}"
             f"{shown_right(mine):>10}  {right:<22}{shown_perplexity(s.perplexity, 3):>7}  {change}"
         )
         lines.append(line.rstrip())
@@ -112,8 +110,8 @@ def verdict_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]
     """Return what must hold, with what the settings chosen on one half do on the other."""
     groups = by_rule(samples)
     joint = [rule for rule in rules if rule.name in ("mtad", "mmtad")]
-    drawn = [rule for rule in joint if rule.note.endswith("drawn")]
-    chosen = [rule for rule in joint if rule.note.endswith("chosen")]
+    drawn = [rule for rule in joint if not is_chosen(rule)]
+    chosen = [rule for rule in joint if is_chosen(rule)]
     lines = ["Settings chosen on one half of the prompts, reported on the other:"]
     lines += _drawn_lines(groups, drawn)
     return [*lines, *_chosen_lines(rules, groups, chosen)]
@@ -124,7 +122,7 @@ def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list
 
     def facts(rule: Rule, half: Half) -> tuple[Interval, Interval, Interval | None]:
         mine, base = half(groups[rule.label]), half(groups[SAMPLE])
-        calls = calls_ratio(mine, half(groups[f"speculative K={rule.depth}"]))
+        calls = calls_ratio(mine, half(groups[_speculative(rule)]))
         return calls, perplexity_change(mine, base), right_change(mine, base)
 
     def merit(rule: Rule) -> tuple[bool, float]:
@@ -141,7 +139,7 @@ def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list
     lines += [
         _verdict("perplexity", shown_interval(change), change.value <= AIM_PERPLEXITY,
                  f"{AIM_PERPLEXITY:+.0%} or lower"),
-        _verdict(f"tokens a target call, of speculative sampling's with K={best.depth}",
+        _verdict(f"tokens a target call, of those of {_speculative(best)}",
                  _shown_ratio(calls), calls.value >= AIM_DRAWN_CALLS, f"{AIM_DRAWN_CALLS} x"),
     ]  # fmt: skip
     return lines
@@ -165,7 +163,7 @@ def _chosen_lines(
 
     able = [rule for rule in chosen if loss(rule) <= 0]
     best = max(able, key=calls) if able else min(chosen, key=loss)
-    greedy = [rule for rule in rules if rule.note == "greedy"]
+    greedy = [rule for rule in rules if rule.note == GREEDY]
     few, fast = max(greedy, key=calls), max(greedy, key=speed)
     mine, base = reported(groups[best.label]), reported(groups[GREEDY])
     right, change = right_change(mine, base), perplexity_change(mine, base)
@@ -188,6 +186,11 @@ def _chosen_lines(
         f"    tokens/s: {quick.label} {mine.tokens_per_second:.0f}, {fast.label} "
         f"{other.tokens_per_second:.0f} ({mine.tokens_per_second / other.tokens_per_second:.2f} x)",
     ]
+
+
+def _speculative(rule: Rule) -> str:
+    """Return the label of speculative sampling at a rule's depth."""
+    return f"speculative depth={rule.settings['depth']}"
 
 
 def _shown_ratio(interval: Interval) -> str:

@@ -3,12 +3,14 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.flags.settings import RunSettings
+from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy
@@ -18,29 +20,46 @@ from mtad_jax.pipeline import Pipeline
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A decoding rule with its settings, one line of a table.
+    """A decoding rule with its settings under a warp, one line of a table.
 
     Attributes:
-      name: of the family: "sample", "speculative", "mtad", ...
-      strategy: the rule.
+      candidate: the rule.
       warp: sharpening of both models' distributions.
-      depth, width: K and W; None where the rule has none.
-      note: what else tells it from others of its family, e.g. "draw=sample".
+      note: what the warp makes of the rule, where it is not the run's: "greedy", "T=0.5".
     """
 
-    name: str
-    strategy: Strategy
+    candidate: Candidate
     warp: Warp
-    depth: int | None = None
-    width: int | None = None
     note: str = ""
+
+    @classmethod
+    def of(cls, name: str, warp: Warp, note: str = "", /, **settings: Any) -> "Rule":
+        """Return the rule `recipes.<name>(**settings)` under a warp.
+
+        Raises:
+          ValueError: as `Candidate.of`.
+        """
+        return cls(Candidate.of(name, **settings), warp, note)
+
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return self.candidate.name
+
+    @property
+    def strategy(self) -> Strategy:
+        """The rule itself."""
+        return self.candidate.strategy
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The recipe's arguments that were given."""
+        return self.candidate.settings
 
     @property
     def label(self) -> str:
-        """Name and settings on one line; unique in a run."""
-        parts = [f"K={self.depth}" * (self.depth is not None)]
-        parts += [f"W={self.width}" * (self.width is not None), self.note]
-        return " ".join([self.name, *filter(None, parts)])
+        """Name and settings on one line, and the note; unique in a run."""
+        return ", ".join(filter(None, [self.candidate.label, self.note]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,9 @@ def check_plot(path: str | None) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"--plot={path} needs matplotlib: pip install matplotlib (or the extra plots)") from error
+        raise ValueError(
+            f"--plot={path} needs matplotlib: pip install matplotlib (or the extra plots)"
+        ) from error
 
 
 def draw(path: str, rules: Sequence[Rule], samples: Sequence[Sample]) -> None:

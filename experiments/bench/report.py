@@ -21,7 +21,7 @@ AIM_PLAIN = 1.6  # tokens/s, best MMTAD over plain sampling
 AIM_PERPLEXITY = -0.25  # of MTAD and MMTAD against plain sampling
 
 _COLUMNS = (
-    f"{'rule':<28}{'tokens/s':>9}{'x plain':>9}{'tok/call':>9}{'blk eff':>9}{'accepted':>9}"
+    f"{'rule':<36}{'tokens/s':>9}{'x plain':>9}{'tok/call':>9}{'blk eff':>9}{'accepted':>9}"
     f"{'ppl':>7}{'ppl tok':>8}  {'SQL right (95 %)':<20}{'compile s':>9}"
 )
 
@@ -52,7 +52,7 @@ def _line(label: str, s: Score, compile_seconds: float) -> str:
         share, low, high = s.accuracy
         right = f"{share:.0%} ({low:.0%} to {high:.0%})"
     return (
-        f"{label:<28}{s.tokens_per_second:>9.0f}{ratio:>9}{s.tokens_per_call:>9.2f}"
+        f"{label:<36}{s.tokens_per_second:>9.0f}{ratio:>9}{s.tokens_per_call:>9.2f}"
         f"{s.block_efficiency:>9.2f}{accepted:>9}{shown_perplexity(s.perplexity):>7}"
         f"{shown_perplexity(s.perplexity_by_token):>8}  {right:<20}{compile_seconds:>9.1f}"
     )
@@ -65,7 +65,7 @@ def summary_lines(samples: Sequence[Sample]) -> list[str]:
     """
     groups = by_rule(samples)
     families = {
-        family: [name for name in groups if name.startswith(family + " K=")]
+        family: [name for name in groups if name.startswith(family + " depth=")]
         for family in ("speculative", "mtad", "mmtad")
     }
     base = reported(groups[BASE])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from experiments.bench.bootstrap import Interval, perplexity_change, right_change
 from experiments.bench.measure import Rule, Sample
 from experiments.bench.scores import by_rule, score, shown_change, shown_perplexity
-from mtad_jax import recipes
+from experiments.flags.warp import TAU
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode.warp import Warp
 
@@ -20,9 +20,10 @@ DEPTH, WIDTH, NARROW = 4, 4, 2
 BRANCHING = (4, 2, 2)
 LOWER_TEMPERATURES = (0.7, 0.5)  # shares of the temperature: what sharpening alone gives
 BASE = "sample"
+CHOSEN = {"bonus_temperature": 0.0}
 
 _COLUMNS = (
-    f"{'rule':<30}{'law':<10}{'tok/call':>9}{'x plain':>9}{'ppl':>7}  "
+    f"{'rule':<44}{'law':<10}{'tok/call':>9}{'x plain':>9}{'ppl':>7}  "
     f"{'against plain (95 %)':<22}"
     f"{'SQL right':>9}  {'against plain (95 %)':<22}"
 )
@@ -37,54 +38,57 @@ def make_rules(warp: Warp, tau: float, others: Sequence[Candidate] = ()) -> list
     tree = tuple(min(size, w) for size in BRANCHING)
     rules = [*_lossless_rules(warp, k, w, tree), *_lossy_rules(warp, k, w, narrow, tau)]
     rules += cooler_rules(warp)
-    for rule in others:
-        note = rule.label.removeprefix(rule.name).strip()
-        rules.append(Rule(rule.name, rule.strategy, warp, note=note))
+    rules += [Rule(rule, warp) for rule in others]
     return list({rule.label: rule for rule in rules}.values())  # small widths may coincide
 
 
 def _lossless_rules(warp: Warp, k: int, w: int, tree: tuple[int, ...]) -> list[Rule]:
-    shape = ",".join(map(str, tree))
+    of = Rule.of
     return [
-        Rule(BASE, recipes.sample(), warp),
-        Rule("speculative", recipes.speculative(k), warp, k),
-        Rule("block", recipes.block(k), warp, k),
-        Rule("specinfer", recipes.specinfer(tree), warp, note=shape),
-        Rule("mcsd", recipes.mcsd(tree), warp, note=shape),
-        Rule("spectr", recipes.spectr(k, w), warp, k, note=f"n={w}"),
-        Rule("lookup", recipes.lookup(k), warp, k),
+        of(BASE, warp),
+        of("speculative", warp, depth=k),
+        of("block", warp, depth=k),
+        of("specinfer", warp, branching=tree),
+        of("mcsd", warp, branching=tree),
+        of("spectr", warp, depth=k, chains=w),
+        of("lookup", warp, depth=k),
     ]
 
 
 def _lossy_rules(warp: Warp, k: int, w: int, narrow: int, tau: float) -> list[Rule]:
-    r = recipes
-    bild, cold = r.bild(), Warp(temperature=0.0)
+    of, cold = Rule.of, Warp(temperature=0.0)
+    wide, at = {"depth": k, "width": w}, tau_setting(tau)
     return [
-        Rule("mtad", r.mtad(k, w, tau), warp, k, w),
-        Rule("mtad", r.mtad(k, w, tau, bonus_temperature=0.0), warp, k, w, "chosen"),
-        Rule("mtad", r.mtad(k, w, tau, "sample"), warp, k, w, "draw=sample"),
-        Rule("mmtad", r.mmtad(k, w, tau), warp, k, w),
-        Rule("mmtad", r.mmtad(k, w, tau, bonus_temperature=0.0), warp, k, w, "chosen"),
-        Rule("mmtad", r.mmtad(k, narrow, tau), warp, k, narrow),
-        Rule("mmtad", r.mmtad(k, w, tau, "sample"), warp, k, w, "draw=sample"),
-        Rule("threshold", r.threshold(k, w, tau), warp, k, w),
-        Rule("threshold", r.threshold(k, tau=tau, draft="chain"), warp, k, note="chain"),
-        Rule("lenient", r.lenient(k), warp, k),
-        Rule("typical", r.typical(k, w), warp, k, w),
-        Rule("typical", r.typical(k, draft="chain"), warp, k, note="chain"),
-        Rule("bild", bild, warp, bild.depth),
-        Rule("dsbd", r.dsbd(k, w), warp, k, w),
-        Rule("mtjd", r.mtjd(k, w), warp, k, w),
-        Rule("mtjd", r.mtjd(k, w, "sample"), warp, k, w, "draw=sample"),
-        Rule("speculative_mtjd", r.speculative_mtjd(k, w, k, 2 * w), warp, k, w),
-        Rule("beam", r.beam(w), warp, width=w),
-        Rule("speculative_beam", r.speculative_beam(w, k, 2 * w), warp, width=w),
-        Rule("beam", r.beam(w, "sample"), warp, width=w, note="draw=sample"),
-        Rule("greedy", r.greedy(), cold),
-        Rule("speculative", r.speculative(k), cold, k, note="greedy"),
+        of("mtad", warp, **wide, **at),
+        of("mtad", warp, **wide, **at, **CHOSEN),
+        of("mtad", warp, **wide, **at, draw="sample"),
+        of("mmtad", warp, **wide, **at),
+        of("mmtad", warp, **wide, **at, **CHOSEN),
+        of("mmtad", warp, depth=k, width=narrow, **at),
+        of("mmtad", warp, **wide, **at, draw="sample"),
+        of("threshold", warp, **wide, **at),
+        of("threshold", warp, depth=k, **at, draft="chain"),
+        of("lenient", warp, depth=k),
+        of("typical", warp, **wide),
+        of("typical", warp, depth=k, draft="chain"),
+        of("bild", warp),
+        of("dsbd", warp, **wide),
+        of("mtjd", warp, **wide),
+        of("mtjd", warp, **wide, draw="sample"),
+        of("speculative_mtjd", warp, **wide, ahead=k, lattice=2 * w),
+        of("beam", warp, width=w),
+        of("speculative_beam", warp, width=w, ahead=k, lattice=2 * w),
+        of("beam", warp, width=w, draw="sample"),
+        of("greedy", cold),
+        of("speculative", cold, "greedy", depth=k),
         # Beam search of one beam is greedy search, here with a lattice for a draft.
-        Rule("speculative_beam", r.speculative_beam(1, k, w), warp, k, 1, "greedy"),
+        of("speculative_beam", warp, "greedy", width=1, ahead=k, lattice=w),
     ]
+
+
+def tau_setting(tau: float) -> dict[str, float]:
+    """Return tau as a rule's setting, where it is not the default that a label need not name."""
+    return {} if tau == TAU else {"tau": tau}
 
 
 def cooler_rules(warp: Warp) -> list[Rule]:
@@ -94,7 +98,7 @@ def cooler_rules(warp: Warp) -> list[Rule]:
     rules = []
     for share in LOWER_TEMPERATURES:
         cooler = dataclasses.replace(warp, temperature=float(warp.temperature) * share)
-        rules.append(Rule(BASE, recipes.sample(), cooler, note=f"T={cooler.temperature:g}"))
+        rules.append(Rule.of(BASE, cooler, f"T={cooler.temperature:g}"))
     return rules
 
 
@@ -136,6 +140,6 @@ def _line(rule: Rule, samples: Sequence[Sample], base: Sequence[Sample]) -> str:
         change = shown_interval(perplexity_change(samples, base))
         right = shown_interval(right_change(samples, base))
     return (
-        f"{rule.label:<30}{law:<10}{s.tokens_per_call:>9.2f}{s.ratio or math.nan:>9.2f}"
+        f"{rule.label:<44}{law:<10}{s.tokens_per_call:>9.2f}{s.ratio or math.nan:>9.2f}"
         f"{shown_perplexity(s.perplexity):>7}  {change:<22}{shown_right(samples):>9}  {right:<22}"
     ).rstrip()

@@ -39,7 +39,7 @@ def bench(tmp_path_factory):
 
 
 def test_a_sample_is_what_the_pipeline_gives(bench):
-    rule = Rule("speculative", recipes.speculative(2), WARP, 2)
+    rule = Rule.of("speculative", WARP, depth=2)
     got = bench.decode(rule, 1)
     row = bench.pipe(
         [bench.prompts[1]], strategy=rule.strategy, warp=WARP, max_new_tokens=6, row_ids=[1]
@@ -142,9 +142,9 @@ def test_report():
 
 
 def test_one_setting_for_all_aims():
-    rules = [("sample", 2.0, -20.0), ("speculative K=2", 1.5, -20.0)]
-    rules += [("mtad K=2 W=2", 1.0, -20.0), ("mmtad K=2 W=1", 0.5, -20.0)]
-    fast_and_fluent = sample(rule="mmtad K=2 W=2", logp_raw=-10.0, seconds=1.0)
+    rules = [("sample", 2.0, -20.0), ("speculative depth=2", 1.5, -20.0)]
+    rules += [("mtad depth=2 width=2", 1.0, -20.0), ("mmtad depth=2 width=1", 0.5, -20.0)]
+    fast_and_fluent = sample(rule="mmtad depth=2 width=2", logp_raw=-10.0, seconds=1.0)
     samples = [
         *[sample(rule=n, seconds=s, logp_raw=p, repeat=r) for r in (0, 1) for n, s, p in rules],
         fast_and_fluent,
@@ -152,11 +152,12 @@ def test_one_setting_for_all_aims():
     line = benchmark_report.summary_lines(
         [*samples, dataclasses.replace(fast_and_fluent, repeat=1)]
     )[-1]
-    assert "mmtad K=2 W=2, 1.50 x speculative K=2, 2.00 x sample, perplexity -63% (reached)" in line
+    assert "mmtad depth=2 width=2, 1.50 x speculative depth=2, 2.00 x sample" in line
+    assert line.endswith("perplexity -63% (reached)")
     line = benchmark_report.summary_lines(
         [*samples, dataclasses.replace(fast_and_fluent, repeat=1, seconds=1.4)]
     )[-1]
-    assert "mmtad K=2 W=2, 1.07 x" in line and line.endswith("(NOT reached)")
+    assert "mmtad depth=2 width=2, 1.07 x" in line and line.endswith("(NOT reached)")
 
 
 def test_output_says_what_was_measured(tmp_path, monkeypatch):
@@ -173,7 +174,7 @@ def test_output_says_what_was_measured(tmp_path, monkeypatch):
     wanted = {"tau": 0.3, "seed": 7, "max_new_tokens": 100, "openings": 24, "repeats": 6}
     wanted |= {"questions": 24, "prompts": None}
     wanted |= {"temperature": 1.0, "top_k": 2, "top_p": 0.9, "data_dir": None}
-    assert wanted.items() <= about.items() and "beam W=2" in about["rules"]
+    assert wanted.items() <= about.items() and "beam width=2" in about["rules"]
     assert len(rows) == 6 * len(about["rules"])
 
 
@@ -295,11 +296,11 @@ def test_the_table_of_rules():
     ]
     lines = benchmark_rules.table_lines(rules, samples)
     assert len(lines) == len(rules) + 7
-    got = {line[:30].strip(): line[30:].split() for line in lines[2 : 2 + len(rules)]}
+    got = {line[:44].strip(): line[44:].split() for line in lines[2 : 2 + len(rules)]}
     assert got["sample"] == "lossless 2.00 1.00 7.39 - 50% -".split()
-    assert got["mcsd 4,2,2"][:4] == "lossless 2.00 1.00 7.39".split()
-    assert got["mtad K=4 W=4"][0] == "lossy"
-    assert got["mtad K=4 W=4"][4:] == "+0% (+0% to +0%) 50% +0% (+0% to +0%)".split()
+    assert got["mcsd branching=4,2,2"][:4] == "lossless 2.00 1.00 7.39".split()
+    assert got["mtad depth=4 width=4"][0] == "lossy"
+    assert got["mtad depth=4 width=4"][4:] == "+0% (+0% to +0%) 50% +0% (+0% to +0%)".split()
 
 
 def test_intervals_are_those_of_scipy():
@@ -351,13 +352,19 @@ def test_intervals_are_those_of_scipy():
 
 
 def frontier_samples(rules, **facts):
-    """Four passes of ten questions; `facts`: what the samples of a label's words have."""
+    """Four passes of ten questions; `facts`: what the samples of a kind of rule have."""
     found = []
     for rule in rules:
         changes = {}
-        words = [word.replace("=", "_").replace(".", "_") for word in rule.label.split()]
-        for word, change in facts.items():  # later ones win
-            changes |= change if word in words else {}
+        joint = rule.name in ("mtad", "mmtad")
+        kinds = {
+            "sampling": rule.label == "sample",
+            "drawn": joint and not frontier.is_chosen(rule),
+            "chosen": joint and frontier.is_chosen(rule),
+            "strict": rule.settings.get("tau") == 0.8,
+        }
+        for kind, change in facts.items():  # later ones win
+            changes |= change if kinds[kind] else {}
         for i in range(40):
             right = i % 10 < changes.get("right", 5)
             shown = {k: v for k, v in changes.items() if k != "right"}
@@ -371,15 +378,15 @@ def test_the_frontier_chooses_on_one_half_and_reports_on_the_other():
     assert len(set(labels)) == len(labels)
     samples = frontier_samples(
         rules,
-        sample={"right": 3, "rounds": 10},
+        sampling={"right": 3, "rounds": 10},
         drawn={"right": 6, "logp_raw": -10.0},
         chosen={"rounds": 2, "right": 4},
-        tau_0_8={"rounds": 3, "right": 5},
+        strict={"rounds": 3, "right": 5},
     )
     lines = frontier.verdict_lines(rules, samples)
     text = "\n".join(lines)
-    # tau=0.8 is in both; of the chosen bonus it alone loses nothing.
-    assert "tau=0.8 chosen, deterministic, against greedy" in text
+    # Of the chosen bonus the strict one alone loses nothing.
+    assert "tau=0.8 bonus_temperature=0.0, deterministic, against greedy" in text
     assert "right answers: +0% (+0% to +0%) (aim not below -2%: reached)" in text
     assert "1.67 x (1.67 to 1.67) (aim 1.3 x: reached)" in text
     assert "perplexity: -63% (-63% to -63%) (aim -20% or lower: reached)" in text
