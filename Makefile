@@ -19,7 +19,7 @@ PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist worksteal
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
 
-demo: $(CORE)  ## Install into .venv, then continue a prompt with four decoding rules
+demo: $(CORE)  ## Install into .venv, then answer a question by six decoding rules
 	@$(BIN)/python -m experiments.demo
 
 test: $(TEST)  ## Install the test tools as well, then run the tests
@@ -42,7 +42,7 @@ lint: $(DEV)  ## Check style, imports between rooms, and types
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-benchmark: $(CORE)  ## Print the table of speeds and qualities (about four minutes on two cores)
+benchmark: $(CORE)  ## Print the table of speeds and qualities (some minutes on two cores)
 	@$(BIN)/python -m experiments.benchmark
 
 clean:  ## Remove .venv and the tests' compiled programs

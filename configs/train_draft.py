@@ -12,12 +12,12 @@ def get_config() -> ml_collections.ConfigDict:
     c: Any = train_target.get_config()
     # Two layers are the least that can copy: one finds what the second one takes from.
     c.model.update(
-        embed_dim=128, mlp_dim=320, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=32
+        embed_dim=64, mlp_dim=160, num_layers=2, num_heads=4, num_kv_heads=1, head_dim=32
     )
     # Only the target's distribution is learnt: what the text goes on with says nothing more about
     # what the target will accept.
     c.cross_entropy = 0.0
     c.distill = 1.0
-    c.phases = ((3600, 8, 256), (200, 4, 512))
-    c.rates = ((0, 0.0), (100, 4e-3), (2200, 4e-3), (3800, 4e-5))
+    c.phases = ((1700, 8, 256),)
+    c.rates = ((0, 0.0), (100, 4e-3), (1000, 4e-3), (1700, 4e-5))
     return c

@@ -36,6 +36,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.prompt_weight = 0.1
     c.log_every = 20
     c.eval_every = 500
-    c.eval_windows = 64
+    c.eval_rows = 64
     c.save_every = 250
     return c

@@ -4,11 +4,15 @@
 token arrays (train, val_stories, val_sql) and what of each is an answer. The tokenizer has the
 shape of Llama's (Touvron et al., 2023, arXiv:2302.13971): sentencepiece BPE (Kudo and Richardson,
 2018, arXiv:1808.06226) with single digits and a fallback to bytes.
+
+With `--answers_of=TARGET` the queries are that target's own, drawn at temperature 1, and the
+tokenizer is the target's: what a draft is distilled on last (Zhou et al., 2024, arXiv:2310.08461).
 """
 
 import io
 import json
 import random
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +22,13 @@ import sentencepiece as spm
 from absl import flags
 
 from experiments.tasks import stories, text_to_sql
-from mtad_jax import cli
+from experiments.training.export import BOS, EOS, TOKENIZER
+from mtad_jax import Pipeline, Warp, cli, recipes
 
 TOKENIZER_SQL_EXAMPLES = 6000
 VALIDATION_SQL_EXAMPLES = 1000
 VALIDATION_SQL_SEED = 1_000_000  # evaluation takes small seeds
+MAX_ANSWER, ANSWER_BATCH = 96, 64  # tokens of an own answer; questions asked together
 MAX_SENTENCE = 1000  # characters; sentencepiece drops a sentence of over 4192 bytes
 
 
@@ -64,8 +70,45 @@ def plain(texts: Iterable[str]) -> list[Document]:
 
 def sql_texts(split: str, count: int, seed: int) -> list[Document]:
     """Text-to-SQL documents: the prompt and the query."""
-    found = text_to_sql.examples(split, count, seed, spaces=True)
+    found = text_to_sql.examples(split, count, seed)
     return [Document(each.prompt, each.sql) for each in found]
+
+
+def given_tokenizer(args: flags.FlagValues) -> Path | None:
+    """The tokenizer that the flags ask for, checked; None: a new one."""
+    names = [name for name in ("answers_of", "tokenizer_of") if getattr(args, name) is not None]
+    if not names:
+        return None
+    if len(names) > 1:
+        raise ValueError("--answers_of brings its own tokenizer: leave --tokenizer_of out")
+    if args["vocab_size"].present:
+        raise ValueError(f"--vocab_size means nothing to --{names[0]}: leave one of them out")
+    folder = getattr(args, names[0])
+    path = Path(folder) / TOKENIZER
+    if not path.is_file():
+        raise FileNotFoundError(f"--{names[0]}={folder}: no {TOKENIZER} in it")
+    pieces = spm.SentencePieceProcessor(model_file=str(path))
+    if (pieces.bos_id(), pieces.eos_id()) != (BOS, EOS) or len(pieces) > 1 << 16:
+        raise ValueError(
+            f"{path}: <s> {pieces.bos_id()}, </s> {pieces.eos_id()} and {len(pieces)} pieces, but "
+            f"{BOS}, {EOS} and at most 65536 are needed: take a tokenizer of experiments.corpus"
+        )
+    return path
+
+
+def own_answers(target: str, documents: list[Document], seed: int) -> list[Document]:
+    """The questions with answers that the target draws, un-warped; without those it does not end.
+
+    An answer that was cut would teach that a text ends there.
+    """
+    rows = Pipeline.load(target)(
+        [each.question for each in documents], strategy=recipes.sample(), warp=Warp(),
+        max_new_tokens=MAX_ANSWER, batch_size=ANSWER_BATCH, seed=seed,
+    )  # fmt: skip
+    pairs = zip(documents, rows, strict=True)
+    found = [Document(d.question, row.text) for d, row in pairs if row.finish_reason == "end"]
+    print(f"own answers: {len(found)} of {len(documents)} ended within {MAX_ANSWER} tokens")
+    return found
 
 
 def training_sources(
@@ -154,14 +197,17 @@ def tokenizer_documents(sources: dict[str, list[Document]]) -> list[str]:
 
 def build(
     sources: dict[str, list[Document]], data_dir: str | Path, output: str | Path, vocab_size: int,
-    seed: int,
+    seed: int, given: Path | None = None,
 ) -> None:  # fmt: skip
-    """Writes the tokenizer, the training array and the two validation arrays."""
+    """Writes the tokenizer (trained, or the one given), the training and the validation arrays."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(
-        tokenizer_documents(sources), folder / "tokenizer.model", vocab_size
-    )
+    path = folder / TOKENIZER
+    if given is None:
+        tokenizer = train_tokenizer(tokenizer_documents(sources), path, vocab_size)
+    else:
+        shutil.copyfile(given, path)
+        tokenizer = spm.SentencePieceProcessor(model_file=str(path))
     for name, documents in sources.items():
         texts = [each.text for each in documents]
         count = sum(len(ids) + 2 for ids in tokenizer.encode(texts))
@@ -186,6 +232,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("sql_examples", 100_000, "Synthetic text-to-SQL examples to train on.")
     flags.DEFINE_integer("story_repeats", 1, "How often every tale is in it; 0: no prose at all.")
     flags.DEFINE_integer("vocab_size", 2048, "Pieces of the tokenizer.")
+    flags.DEFINE_string(
+        "answers_of", None, "Target whose own answers and tokenizer to take, a folder."
+    )
+    flags.DEFINE_string("tokenizer_of", None, "Folder whose tokenizer to take. Default: a new one.")
     flags.DEFINE_integer("seed", 0, "Seed of the examples and of the order of the documents.")
 
 
@@ -196,13 +246,16 @@ def main(argv: list[str]) -> None:
     for name, least in {"sql_examples": 1, "story_repeats": 0}.items():
         if getattr(args, name) < least:
             raise ValueError(f"--{name}={getattr(args, name)} must be >= {least}")
+    given = given_tokenizer(args)
     sources = training_sources(
         args.data_dir,
         sql_examples=args.sql_examples,
         story_repeats=args.story_repeats,
         seed=args.seed,
     )
-    build(sources, args.data_dir, args.output, args.vocab_size, args.seed)
+    if args.answers_of is not None:
+        sources["sql"] = own_answers(str(args.answers_of), sources["sql"], args.seed)
+    build(sources, args.data_dir, args.output, args.vocab_size, args.seed, given)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from experiments.bench.measure import Bench, Rule
 from experiments.bench.rules import CHOSEN
 from experiments.bench.scores import by_rule, score, shown_perplexity
-from experiments.benchmark import judged
-from experiments.flags.models import define_model_flags, load_models
+from experiments.bench.suites import judged
+from experiments.flags.models import check_pair, define_model_flags, load_models
 from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks.shipped import Task, make_tasks
 from experiments.tasks.sql_execution import run_select
@@ -65,8 +65,7 @@ def demo(values: flags.FlagValues) -> None:
     Raises:
       ValueError: wrong models, or too few questions.
     """
-    if (values.target is None) != (values.draft is None):
-        raise ValueError("give --target and --draft, or neither for the shipped pair")
+    check_pair(values, both=True)
     if values.questions < REPEATS:
         raise ValueError(f"--questions={values.questions} must be >= {REPEATS}")
     pipe = load_models(values)

@@ -33,7 +33,7 @@ _MESH = flags.DEFINE_string(
 _RESUME = flags.DEFINE_bool("resume", False, "Go on from the latest checkpoint in --output.")
 
 # What may differ when a run goes on: what is still to come, and what it says meanwhile.
-_FREE = ("phases", "rates", "log_every", "eval_every", "eval_windows", "save_every")
+_FREE = ("phases", "rates", "log_every", "eval_every", "eval_rows", "save_every")
 
 
 def main(argv: list[str]) -> None:

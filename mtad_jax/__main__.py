@@ -17,6 +17,7 @@ COMMANDS = {
     "calibrate": "experiments.calibrate",
     "plan": "experiments.plan",
     "quantization": "experiments.quantization",
+    "answers": "experiments.answers",
     "corpus": "experiments.corpus",
     "train": "experiments.train",
     "from_hf": "checkpoints_convert.from_hf",

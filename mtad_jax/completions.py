@@ -60,7 +60,9 @@ class Piece(str):
 
     Attributes:
       spans: its parts in order, (text, drafted): whether the draft proposed the tokens that a part
-        came from, or the target added them of its own.
+        came from, or the target added them of its own. Rules that decode the target's own beams
+        accept nothing from a draft, and all of their text is the target's. Empty for a piece that
+        was not made by `of`.
     """
 
     spans: tuple[tuple[str, bool], ...] = ()

@@ -165,6 +165,9 @@ class Pipeline:
     ) -> TextStream:
         """Continue one prompt piece by piece; never half a character, never part of a stop string.
 
+        A piece is a string whose `spans` say which of it the draft proposed; see
+        `mtad_jax.completions.Piece`.
+
         Args:
           prompt: as an item of `__call__`'s.
           strategy: as `__call__`.

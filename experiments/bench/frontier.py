@@ -9,11 +9,20 @@ from collections.abc import Callable, Sequence
 
 from experiments.bench.bootstrap import Interval, calls_ratio, perplexity_change, right_change
 from experiments.bench.measure import Rule, Sample
-from experiments.bench.rules import CHOSEN, shown_interval, shown_right
+from experiments.bench.rules import (
+    BASE,
+    CHOSEN,
+    heading,
+    label_width,
+    shown_interval,
+    shown_points,
+    shown_right,
+)
 from experiments.bench.scores import by_rule, choosing, reported, score, shown_perplexity
 from mtad_jax.decode.warp import Warp
 
-SAMPLE, GREEDY = "sample", "greedy"  # labels of the two bases
+GREEDY = "greedy"
+DEPTHS, WIDTHS = (2, 4, 6, 8), (2, 4)
 TAUS = (0.3, 0.5, 0.8)
 BEAMS = 4  # width of the target's own beams
 LATTICES = (8, 16)  # places of a level, below the target's own beams
@@ -25,21 +34,22 @@ AIM_RIGHT, AIM_CHOSEN_CALLS = -0.02, 1.3
 Half = Callable[[Sequence[Sample]], list[Sample]]
 
 _COLUMNS = (
-    f"{'rule':<56}{'tok/call':>9}{'tokens/s':>9}{'SQL right':>10}  {'against greedy (95 %)':<22}"
+    f"{'tok/call':>9}{'tokens/s':>9}{'SQL right':>10}  {'against greedy (95 %)':<22}"
     f"{'ppl':>7}  {'against greedy (95 %)':<22}"
 )
 
 
 def make_rules(warp: Warp, depths: Sequence[int], widths: Sequence[int]) -> list[Rule]:
-    """Return the rules to compare; no width is above the tokens that the warp keeps.
+    """Return the rules to compare.
 
-    Beam search of one beam is greedy search with a lattice for a draft: `speculative` at
-    temperature 0 has a chain.
+    No width of ours (where `widths` is empty) is above the tokens that the warp keeps. Beam search
+    of one beam is greedy search with a lattice for a draft: `speculative` at temperature 0 has a
+    chain.
     """
     cold, of = Warp(temperature=0.0), Rule.of
-    widths = sorted({min(width, warp.top_k or width) for width in widths})
+    widths = widths or sorted({min(width, warp.top_k or width) for width in WIDTHS})
     beams = min(BEAMS, warp.top_k or BEAMS)
-    rules = [of(SAMPLE, warp), of(GREEDY, cold)]
+    rules = [of(BASE, warp), of(GREEDY, cold)]
     rules += [of("speculative", warp, depth=k) for k in depths]
     rules += [of("speculative", cold, GREEDY, depth=k) for k in depths]
     rules += [
@@ -84,16 +94,17 @@ def table_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
     """Return the table, a rule a line, and what its columns are."""
     groups = by_rule(samples)
     base = groups[GREEDY]
-    lines = [_COLUMNS, "-" * len(_COLUMNS)]
+    width = label_width(rules)
+    lines = heading(width, _COLUMNS)
     for rule in rules:
         mine = groups[rule.label]
         s = score(mine)
         right, change = "-", "-"
         if rule.label != GREEDY:
-            right = shown_interval(right_change(mine, base))
+            right = shown_points(right_change(mine, base))
             change = shown_interval(perplexity_change(mine, base))
         line = (
-            f"{rule.label:<56}{s.tokens_per_call:>9.2f}{s.tokens_per_second:>9.0f}"
+            f"{rule.label:<{width}}{s.tokens_per_call:>9.2f}{s.tokens_per_second:>9.0f}"
             f"{shown_right(mine):>10}  {right:<22}{shown_perplexity(s.perplexity, 3):>7}  {change}"
         )
         lines.append(line.rstrip())
@@ -102,7 +113,8 @@ def table_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
         "",
         "tok/call: tokens a user gets per target call; tokens/s: median over the passes, batch 1;",
         "SQL right: queries that give the right rows; ppl: un-warped target, mean over prompts;",
-        "against greedy: the change of each, and its paired bootstrap interval.",
+        "against greedy: the difference of right answers in points, the change of perplexity, each",
+        "with its paired bootstrap interval.",
     ]
 
 
@@ -112,7 +124,12 @@ def verdict_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]
     joint = [rule for rule in rules if rule.name in ("mtad", "mmtad")]
     drawn = [rule for rule in joint if not is_chosen(rule)]
     chosen = [rule for rule in joint if is_chosen(rule)]
-    lines = ["Settings chosen on one half of the prompts, reported on the other:"]
+    halves = len({sample.repeat for sample in samples}) > 1
+    lines = [
+        "Settings chosen on one half of the prompts, reported on the other:"
+        if halves
+        else "Settings chosen and reported on the same prompts, for want of a second pass:"
+    ]
     lines += _drawn_lines(groups, drawn)
     return [*lines, *_chosen_lines(rules, groups, chosen)]
 
@@ -121,12 +138,12 @@ def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list
     """Return how the paper's rules do against sampling and against speculative sampling."""
 
     def facts(rule: Rule, half: Half) -> tuple[Interval, Interval, Interval | None]:
-        mine, base = half(groups[rule.label]), half(groups[SAMPLE])
+        mine, base = half(groups[rule.label]), half(groups[BASE])
         calls = calls_ratio(mine, half(groups[_speculative(rule)]))
         return calls, perplexity_change(mine, base), right_change(mine, base)
 
     def merit(rule: Rule) -> tuple[bool, float]:
-        """Those that reach the other aims first, then the most right, then the likeliest."""
+        """Those that reach the other aims first, of them the most right, or else the likeliest."""
         calls, change, right = facts(rule, choosing)
         reaches = calls.value >= AIM_DRAWN_CALLS and change.value <= AIM_PERPLEXITY
         return reaches, -change.value if right is None else right.value
@@ -135,7 +152,9 @@ def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list
     calls, change, right = facts(best, reported)
     lines = [f"  {best.label}, as in the paper, against sampling"]
     if right is not None:
-        lines.append(_verdict("right answers", shown_interval(right), right.low > 0, "clear of 0"))
+        lines.append(
+            _verdict("right answers, points", shown_points(right), right.low > 0, "clear of 0")
+        )
     lines += [
         _verdict("perplexity", shown_interval(change), change.value <= AIM_PERPLEXITY,
                  f"{AIM_PERPLEXITY:+.0%} or lower"),
@@ -172,20 +191,21 @@ def _chosen_lines(
     if right is not None:
         held = right.low >= AIM_RIGHT
         lines.append(
-            _verdict("right answers", shown_interval(right), held, f"not below {AIM_RIGHT:+.0%}")
+            _verdict(
+                "right answers, points",
+                shown_points(right),
+                held,
+                f"not below {100 * AIM_RIGHT:+.0f}",
+            )  # fmt: skip
         )
     lines += [
         f"    perplexity: {shown_interval(change)}",
         _verdict(f"tokens a target call, of those of {few.label}", _shown_ratio(ratio),
                  ratio.value >= AIM_CHOSEN_CALLS, f"{AIM_CHOSEN_CALLS} x"),
     ]  # fmt: skip
-    quick = max(able or chosen, key=speed)
-    mine, other = (score(reported(groups[rule.label])) for rule in (quick, fast))
-    return [
-        *lines,
-        f"    tokens/s: {quick.label} {mine.tokens_per_second:.0f}, {fast.label} "
-        f"{other.tokens_per_second:.0f} ({mine.tokens_per_second / other.tokens_per_second:.2f} x)",
-    ]
+    quick = max(able, key=speed) if able else best
+    found = score(reported(groups[quick.label]), reported(groups[fast.label]))
+    return [*lines, f"    tokens/s: {quick.label}, {found.ratio:.2f} x those of {fast.label}"]
 
 
 def _speculative(rule: Rule) -> str:

@@ -25,7 +25,7 @@ _STYLES = {
 }
 
 
-def check_plot(path: str | None) -> None:
+def check_plot(path: str | None, overwrite: bool) -> None:
     """Check, before anything is measured, that a picture can be drawn and written.
 
     Raises:
@@ -37,6 +37,8 @@ def check_plot(path: str | None) -> None:
         raise ValueError(f"--plot={path} must end with .png, .svg or .pdf")
     if not Path(path).absolute().parent.is_dir():
         raise ValueError(f"--plot={path}: no such folder")
+    if Path(path).is_dir() or (Path(path).exists() and not overwrite):
+        raise ValueError(f"--plot={path} exists: use another name or --overwrite")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from experiments.bench.measure import Rule, Sample
+from experiments.bench.rules import BASE, cooler_rules, heading, label_width, tau_setting
 from experiments.bench.scores import (
     Score,
     by_rule,
@@ -13,17 +14,41 @@ from experiments.bench.scores import (
     shown_change,
     shown_perplexity,
 )
+from mtad_jax.decode.warp import Warp
 
-BASE = "sample"  # label of plain sampling
 AIM_CALLS = 1.42  # tokens a target call, MMTAD over speculative sampling at equal depth
 AIM_SPECULATIVE = 1.2  # tokens/s, best MMTAD over best speculative sampling
 AIM_PLAIN = 1.6  # tokens/s, best MMTAD over plain sampling
 AIM_PERPLEXITY = -0.25  # of MTAD and MMTAD against plain sampling
 
+DEPTHS, WIDTHS = (1, 2, 3, 4, 6), (1, 2, 4)
+BEAM_WIDTH = 4
+
 _COLUMNS = (
-    f"{'rule':<36}{'tokens/s':>9}{'x plain':>9}{'tok/call':>9}{'blk eff':>9}{'accepted':>9}"
+    f"{'tokens/s':>9}{'x plain':>9}{'tok/call':>9}{'blk eff':>9}{'accepted':>9}"
     f"{'ppl':>7}{'ppl tok':>8}  {'SQL right (95 %)':<20}{'compile s':>9}"
 )
+
+
+def make_rules(warp: Warp, depths: list[int], widths: list[int], tau: float) -> list[Rule]:
+    """Return the rules to compare, plain sampling first.
+
+    MTAD and MMTAD start at depth 2: at depth 1 there is no joint. Drawn beams ("draw=sample") are
+    shown at one depth. MTAD is shown with the widest beams only, MMTAD with all.
+    """
+    rules = [Rule.of("sample", warp)]
+    rules += [Rule.of("speculative", warp, depth=k) for k in depths]
+    joint = [k for k in depths if k > 1]
+    middle = joint[-2:][:1]  # one below the deepest, where there are two
+    at, wide = tau_setting(tau), max(widths)
+    for name, every in (("mtad", [wide]), ("mmtad", widths)):
+        grid = [(k, w, {}) for k in joint for w in every]
+        grid += [(k, w, {"draw": "sample"}) for k in middle for w in every]
+        rules += [Rule.of(name, warp, depth=k, width=w, **at, **draw) for k, w, draw in grid]
+    rules.append(Rule.of("greedy", Warp(temperature=0.0)))
+    rules += cooler_rules(warp)  # for honesty
+    rules.append(Rule.of("beam", warp, width=min(BEAM_WIDTH, warp.top_k or BEAM_WIDTH)))
+    return rules
 
 
 def table_lines(
@@ -32,10 +57,11 @@ def table_lines(
     """Return the table, a rule a line, and what its columns are."""
     groups = by_rule(samples)
     base = groups.get(BASE, ())
-    lines = [_COLUMNS, "-" * len(_COLUMNS)]
+    width = label_width(rules)
+    lines = heading(width, _COLUMNS)
     for rule in rules:
-        line = score(groups[rule.label], base)
-        lines.append(_line(rule.label, line, compile_seconds.get(rule.label, 0.0)))
+        line = _line(score(groups[rule.label], base), compile_seconds.get(rule.label, 0.0))
+        lines.append(f"{rule.label:<{width}}{line}")
     return [
         *lines,
         "",
@@ -44,7 +70,7 @@ def table_lines(
     ]
 
 
-def _line(label: str, s: Score, compile_seconds: float) -> str:
+def _line(s: Score, compile_seconds: float) -> str:
     ratio = "-" if s.ratio is None else f"{s.ratio:.2f}"
     accepted = "-" if s.acceptance is None else f"{s.acceptance:.0%}"
     right = "-"
@@ -52,7 +78,7 @@ def _line(label: str, s: Score, compile_seconds: float) -> str:
         share, low, high = s.accuracy
         right = f"{share:.0%} ({low:.0%} to {high:.0%})"
     return (
-        f"{label:<36}{s.tokens_per_second:>9.0f}{ratio:>9}{s.tokens_per_call:>9.2f}"
+        f"{s.tokens_per_second:>9.0f}{ratio:>9}{s.tokens_per_call:>9.2f}"
         f"{s.block_efficiency:>9.2f}{accepted:>9}{shown_perplexity(s.perplexity):>7}"
         f"{shown_perplexity(s.perplexity_by_token):>8}  {right:<20}{compile_seconds:>9.1f}"
     )

@@ -23,7 +23,7 @@ BASE = "sample"
 CHOSEN = {"bonus_temperature": 0.0}
 
 _COLUMNS = (
-    f"{'rule':<44}{'law':<10}{'tok/call':>9}{'x plain':>9}{'ppl':>7}  "
+    f"{'law':<10}{'tok/call':>9}{'x plain':>9}{'ppl':>7}  "
     f"{'against plain (95 %)':<22}"
     f"{'SQL right':>9}  {'against plain (95 %)':<22}"
 )
@@ -106,22 +106,41 @@ def table_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:
     """Return the table, a rule a line, and what its columns are."""
     groups = by_rule(samples)
     base = groups[BASE]
-    lines = [_COLUMNS, "-" * len(_COLUMNS)]
-    lines += [_line(rule, groups[rule.label], base) for rule in rules]
+    width = label_width(rules)
+    lines = heading(width, _COLUMNS)
+    lines += [f"{r.label:<{width}}{_line(r, groups[r.label], base)}" for r in rules]
     return [
         *lines,
         "",
         "law: lossless rules draw from the warped target, lossy ones do not, by design; tok/call:",
         "tokens a user gets per target call; x plain: tokens/s against plain sampling in the same",
-        "passes, median; ppl: un-warped target, mean over prompts; SQL right: queries with",
-        "the right rows; against plain: the change of each, with its paired bootstrap interval.",
+        "passes, median; ppl: un-warped target, mean over prompts; SQL right: queries with right",
+        "rows; against plain: the change of perplexity, the difference of right answers in points,",
+        "each with its paired bootstrap interval.",
     ]
 
 
-def shown_interval(interval: Interval | None) -> str:
-    """Return a difference as a table has it: -21% (-24% to -18%)."""
+def label_width(rules: Sequence[Rule]) -> int:
+    """Return how wide the first column is."""
+    return 2 + max(len(rule.label) for rule in rules)
+
+
+def heading(width: int, columns: str) -> list[str]:
+    """Return the first two lines of a table whose first column is the rule."""
+    line = f"{'rule':<{width}}{columns}"
+    return [line, "-" * len(line)]
+
+
+def shown_points(interval: Interval | None) -> str:
+    """Return a difference of shares as a table has it, in points: +12 (+8 to +16)."""
     if interval is None:
         return "-"
+    value, low, high = (f"{100 * x:+.0f}" for x in interval)
+    return f"{value} ({low} to {high})"
+
+
+def shown_interval(interval: Interval) -> str:
+    """Return a change as a table has it: -21% (-24% to -18%)."""
     value, low, high = map(shown_change, interval)
     return f"{value} ({low} to {high})"
 
@@ -138,8 +157,8 @@ def _line(rule: Rule, samples: Sequence[Sample], base: Sequence[Sample]) -> str:
     change, right = "-", "-"
     if rule.label != BASE:
         change = shown_interval(perplexity_change(samples, base))
-        right = shown_interval(right_change(samples, base))
+        right = shown_points(right_change(samples, base))
     return (
-        f"{rule.label:<44}{law:<10}{s.tokens_per_call:>9.2f}{s.ratio or math.nan:>9.2f}"
+        f"{law:<10}{s.tokens_per_call:>9.2f}{s.ratio or math.nan:>9.2f}"
         f"{shown_perplexity(s.perplexity):>7}  {change:<22}{shown_right(samples):>9}  {right:<22}"
     ).rstrip()

@@ -53,10 +53,7 @@ def check_models(values: flags.FlagValues, needs_draft: bool) -> None:
     Raises:
       ValueError: a draft is missing, or given without use.
     """
-    if values.draft is not None and values.target is None:
-        raise ValueError(
-            f"--draft={values.draft} needs --target=DIR; leave both out for the shipped pair"
-        )
+    check_pair(values)
     if needs_draft and values.target is not None and values.draft is None:
         raise ValueError(
             f"--draft is missing: --strategy={values.strategy} drafts: give --draft=DIR or use a "
@@ -64,6 +61,23 @@ def check_models(values: flags.FlagValues, needs_draft: bool) -> None:
         )
     if not needs_draft and values.draft is not None:
         raise ValueError(without_draft(f"--draft={values.draft}", values.strategy))
+
+
+def check_pair(values: flags.FlagValues, *, both: bool = False) -> None:
+    """Check that --draft comes with --target, and with `both` that neither comes alone.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if values.draft is not None and values.target is None:
+        raise ValueError(
+            f"--draft={values.draft} needs --target=DIR; leave both out for the shipped pair"
+        )
+    if both and values.target is not None and values.draft is None:
+        raise ValueError(
+            f"--target={values.target} needs --draft=DIR: give --target and --draft, or neither, "
+            "for the shipped pair"
+        )
 
 
 def check_no_draft_flags(values: flags.FlagValues) -> None:
@@ -85,8 +99,10 @@ def load_models(values: flags.FlagValues) -> Pipeline:
     """Open the models that --target and --draft name, or the shipped pair, on --mesh.
 
     Raises:
-      ValueError: as `Pipeline.load`; before any weights are read where the mesh does not suit.
+      ValueError: as `Pipeline.load` and `check_pair`; before any weights are read where the mesh
+        does not suit.
     """
+    check_pair(values)
     how: dict[str, Any] = {flag: getattr(values, flag) for flag in (*INT8_FLAGS, "shard_draft")}
     how["mesh"] = read_mesh(values)
     if values.target is None:

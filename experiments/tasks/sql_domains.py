@@ -6,6 +6,13 @@ plural is derived where it is regular. Text columns take their cells from `TEXT_
 the name is not there, from invented words), number columns from `NUMBER_RANGES`.
 """
 
+# Keywords of SQLite that a short name could be.
+SHORT_KEYWORDS = frozenset(
+    "add all and asc case cast desc drop each else end fail for from full glob into join key last "
+    "left like next not null only over plan row rows set temp then ties view when with".split()
+)
+PLURAL_KEYWORDS = frozenset(("exists", "values"))
+
 TRAIN_DOMAINS = """
 singer; name:person; country genre city language; age birth_year albums net_worth
 author; name:person; country genre language; age books awards birth_year

@@ -6,6 +6,7 @@ come from the table's rows, so that queries usually give some rows, but not all.
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 
 from experiments.tasks.sql_schema import Database, Table
@@ -42,6 +43,11 @@ GROUPS = (
     "{show} every {group} and the {what}",
     "{show} the {what} per {group}",
 )
+FREQUENT = (
+    "{show} every {group} with more than {rows}",
+    "which {group} has more than {rows}",
+    "{show} the {group} that more than {rows} have",
+)
 
 
 def spoken(column: str) -> str:
@@ -68,10 +74,23 @@ def condition(table: Table, row: int, column: str, rng: random.Random) -> tuple[
     """A condition that the row meets: the words after "whose", those after "with", and the SQL."""
     cells, name = table.column(column), spoken(column)
     if column not in table.numbers or rng.random() < 0.15:
+        others = [cell for cell in cells if cell != cells[row]]
+        if column in table.texts and others and rng.random() < 0.15:
+            value = literal(rng.choice(others))
+            return f"{name} is not {value}", f"{name} other than {value}", f"{column} <> {value}"
         value, word = literal(cells[row]), rng.choice(("is", "equals", "is"))
         return f"{name} {word} {value}", f"{name} {value}", f"{column} = {value}"
     ranked = sorted(cells)
     rank = ranked.index(cells[row])
+    if rng.random() < 0.15:
+        word, sign = ("above", ">") if cells[row] > sum(cells) / len(cells) else ("below", "<")
+        mean = f"(SELECT avg({column}) FROM {table.name})"
+        return f"{name} is {word} average", f"{word} average {name}", f"{column} {sign} {mean}"
+    if 0 < rank < len(ranked) - 1 and rng.random() < 0.15:
+        low = ranked[rng.randint(max(0, rank - 8), rank - 1)]
+        high = ranked[rng.randint(rank + 1, min(len(ranked) - 1, rank + 8))]
+        between = f"{name} is between {low} and {high}", f"{name} from {low} to {high}"
+        return *between, f"{column} BETWEEN {low} AND {high}"
     is_year = column == "year" or column.endswith("_year")
     if rank >= len(ranked) // 3 and (rng.random() < 0.5 or rank > len(ranked) * 2 // 3):
         value = ranked[rng.randint(max(0, rank - 8), rank - 1)]
@@ -154,8 +173,25 @@ def top_form(table: Table, rng: random.Random) -> Question:
     return question, f"SELECT {', '.join(columns)} {source};"
 
 
+def frequent_form(table: Table, rng: random.Random) -> Question:
+    """SELECT column FROM table GROUP BY column HAVING count(*) > n (or the most common one)."""
+    group = rng.choice(table.texts)
+    counts = sorted(Counter(table.column(group)).values(), reverse=True)
+    rows = f"FROM {table.name} GROUP BY {group}"
+    if rng.random() < 0.4 and counts[0] > counts[1]:
+        question = f"{rng.choice(SHOW)} the most common {spoken(group)} of {table.plural}"
+        return question, f"SELECT {group} {rows} ORDER BY count(*) DESC LIMIT 1;"
+    least = rng.randint(1, max(1, counts[0] - 1))
+    question = rng.choice(FREQUENT).format(
+        show=rng.choice(SHOW), group=spoken(group), rows=f"{least} {table.plural}"
+    )
+    return question, f"SELECT {group} {rows} HAVING count(*) > {least};"
+
+
 def group_form(table: Table, rng: random.Random) -> Question:
     """SELECT column, count(*) FROM table GROUP BY column (or an aggregate of a number)."""
+    if rng.random() < 0.35:
+        return frequent_form(table, rng)
     group = rng.choice(table.texts)
     if rng.random() < 0.6:
         what, selected = f"number of {table.plural}", "count(*)"
@@ -224,6 +260,20 @@ FORMS: tuple[tuple[Callable[[Table, random.Random], Question], int], ...] = (
     (group_form, 2),
     (distinct_form, 2),
 )
+
+
+# What tells a form from those after it.
+_SIGNS = {
+    "join": r"\bJOIN\b", "group": r"\bGROUP BY\b", "distinct": r"\bDISTINCT\b",
+    "top": r"\bLIMIT\b", "order": r"\bORDER BY\b", "count": r"^SELECT count\b",
+    "aggregate": r"^SELECT (avg|max|min|sum)\b",
+}  # fmt: skip
+
+
+def form_of(sql: str) -> str:
+    """The form of a plainly written query; "select" where it is none of the others."""
+    outside = re.sub(r"'(?:[^']|'')*'", "", sql)
+    return next((form for form, sign in _SIGNS.items() if re.search(sign, outside)), "select")
 
 
 def is_degenerate(sql: str) -> bool:

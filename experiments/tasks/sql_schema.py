@@ -2,11 +2,15 @@
 
 A database id is `<domain>_<variant>`; the domain fixes the nouns, the variant picks table names,
 columns and rows. `mixed_<variant>` ids are composed from thousands of common words, so that a model
-has to copy names from the prompt instead of remembering them.
+has to copy names from the prompt instead of remembering them. Some columns have short names
+(`opnd_yr`) of which questions say the whole (`opened year`), as in the schemas that people have: so
+which column is meant is not always plain, and right answers take more than copying.
 """
 
+import dataclasses
 import functools
 import random
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ PARENT_ROWS = 8  # parents that children refer to, so that a parent has about th
 CATEGORIES = (3, 6)  # distinct values of a text column
 TABLE_NAMES = {"{s}": 6, "{p}": 5, "{s}_info": 1, "all_{p}": 1, "{s}_list": 1, "tbl_{s}": 1}
 MIXED = "mixed"
+SHORT_SHARE = 0.5  # of the columns but keys and labels
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,11 @@ class Domain:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, its noun in questions, and its rows (which the model does not see)."""
+    """A table, its noun in questions, and its rows (which the model does not see).
+
+    Columns go by their whole names everywhere but in `describe`, in the database, and in queries
+    that are run.
+    """
 
     name: str
     singular: str
@@ -45,10 +54,17 @@ class Table:
     texts: tuple[str, ...]
     numbers: tuple[str, ...]
     rows: tuple[tuple, ...]
+    short: tuple[tuple[str, str], ...] = ()  # columns with their short names
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The columns' names in the database."""
+        names = dict(self.short)
+        return tuple(names.get(column, column) for column in self.columns)
 
     def describe(self) -> str:
         """The table as the prompt shows it, e.g. `singer(name, age)`."""
-        return f"{self.name}({', '.join(self.columns)})"
+        return f"{self.name}({', '.join(self.shown)})"
 
     def column(self, name: str) -> list:
         """The cells of a column, in row order."""
@@ -63,6 +79,13 @@ class Database:
     db_id: str
     tables: tuple[Table, ...]
     foreign_key: str = ""
+
+    def shorten(self, sql: str) -> str:
+        """The query with the columns' names in the database, strings left as they are."""
+        names = {whole: short for table in self.tables for whole, short in table.short}
+        parts = re.split(r"('(?:[^']|'')*')", sql)
+        parts[::2] = (re.sub(r"\w+", lambda m: names.get(m[0], m[0]), part) for part in parts[::2])
+        return "".join(parts)
 
 
 def pluralize(noun: str) -> str:
@@ -224,10 +247,37 @@ def mixed_domain(rng: random.Random) -> Domain:
     )  # fmt: skip
 
 
+def short_name(column: str, rng: random.Random) -> str:
+    """A name as hurried people write it: without inner vowels, or the beginnings of its words."""
+    parts = column.split("_")
+    if rng.random() < 0.5:
+        return "_".join(part[0] + re.sub("[aeiou]", "", part[1:]) for part in parts)
+    return "_".join(part[: rng.choice((3, 4))] for part in parts)
+
+
+def shortened(tables: list[Table], rng: random.Random) -> tuple[Table, ...]:
+    """The tables with short names of some columns; a column of both has one name in both."""
+    nouns = {table.name for table in tables}
+    taken = nouns.union(words.SHORT_KEYWORDS, *(table.columns for table in tables))
+    columns = dict.fromkeys(c for table in tables for c in (*table.texts, *table.numbers))
+    short = {}
+    for column in columns:
+        name = short_name(column, rng)
+        free = len(name) > 2 and name not in taken and column not in nouns
+        if rng.random() < SHORT_SHARE and free:
+            short[column] = name
+            taken.add(name)
+    return tuple(
+        dataclasses.replace(table, short=tuple((c, short[c]) for c in table.columns if c in short))
+        for table in tables
+    )
+
+
 def build_table(domain: Domain, rng: random.Random, with_id: bool, parent: Table | None) -> Table:
     """One table of the domain with a random subset of its columns."""
     style = rng.choices(list(TABLE_NAMES), list(TABLE_NAMES.values()))[0]
     name = style.format(s=domain.singular, p=domain.plural)
+    name = domain.singular if name in words.PLURAL_KEYWORDS else name
     limit = 2 if with_id else 3
     texts = rng.sample(domain.texts, rng.randint(1, min(limit, len(domain.texts))))
     numbers = rng.sample(domain.numbers, rng.randint(1, min(limit, len(domain.numbers))))
@@ -271,17 +321,18 @@ def load_database(db_id: str) -> Database:
     rng = random.Random(db_id)
     domains = database_domains(db_id, rng)
     if len(domains) == 1:
-        return Database(db_id, (build_table(domains[0], rng, rng.random() < 0.3, None),))
+        table = build_table(domains[0], rng, rng.random() < 0.3, None)
+        return Database(db_id, shortened([table], rng))
     parent = build_table(domains[0], rng, True, None)
     child = build_table(domains[1], rng, True, parent)
-    return Database(db_id, (parent, child), f"{parent.singular}_id")
+    return Database(db_id, shortened([parent, child], rng), f"{parent.singular}_id")
 
 
 def build_database(db_id: str) -> sqlite3.Connection:
     """The database of an id in memory, filled with its rows."""
     connection = sqlite3.connect(":memory:")
     for table in load_database(db_id).tables:
-        columns = ", ".join(f'"{column}"' for column in table.columns)
+        columns = ", ".join(f'"{column}"' for column in table.shown)
         connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
         marks = ", ".join("?" * len(table.columns))
         connection.executemany(f'INSERT INTO "{table.name}" VALUES ({marks})', table.rows)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from experiments.tasks.sql_execution import execution_match, run_select
-from experiments.tasks.sql_questions import ask
+from experiments.tasks.sql_questions import ask, form_of
 from experiments.tasks.sql_schema import DOMAINS, MIXED, Table, build_database, load_database
+from experiments.tasks.sql_styles import restyle
 
 __all__ = ["Example", "build_database", "domains", "examples", "execution_match"]
 
@@ -32,6 +33,7 @@ class Example:
     sql: str
     question: str
     tables: tuple[Table, ...]
+    form: str  # what the query does, in a word: "join", "group", "top", ...
 
 
 def domains(split: str) -> frozenset[str]:
@@ -54,13 +56,12 @@ def spaced(text: str) -> str:
     return "".join(parts).strip()
 
 
-def render_prompt(tables: tuple[Table, ...], question: str, spaces: bool) -> str:
+def render_prompt(tables: tuple[Table, ...], question: str) -> str:
     """SQL comments with the tables and the question; the query begins on the next line.
 
-    With `spaces` the tables are `spaced`, and values of the question quoted as in the query.
+    The tables are `spaced`, and values of the question quoted as in the query.
     """
-    lines = [spaced(table.describe()) if spaces else table.describe() for table in tables]
-    lines.append(question if spaces else question.replace("'", ""))
+    lines = [*(spaced(table.describe()) for table in tables), question]
     return "".join(f"-- {line}\n" for line in lines)
 
 
@@ -74,21 +75,18 @@ def database_ids(split: str, rng: random.Random) -> Iterator[str]:
             yield f"{rng.choice(names)}_{rng.randrange(VARIANTS)}"
 
 
-def examples(split: str, count: int, seed: int, *, spaces: bool = False) -> list[Example]:
-    """`count` distinct examples of a split; the first ones do not depend on `count`.
-
-    `spaces`: prompts and queries are `spaced`; the shipped pair was trained on those that are not.
-    """
+def examples(split: str, count: int, seed: int) -> list[Example]:
+    """`count` distinct examples of a split; the first ones do not depend on `count`."""
     rng = random.Random(f"text-to-sql/{split}/{seed}")
     found: dict[str, Example] = {}
     for db_id in database_ids(split, rng):
         if len(found) >= count:
             break
         database = load_database(db_id)
-        question, sql = ask(database, rng)
-        prompt = render_prompt(database.tables, question, spaces)
-        sql = spaced(sql) if spaces else sql
-        found.setdefault(prompt, Example(db_id, prompt, sql, question, database.tables))
+        question, plain = ask(database, rng)
+        sql = spaced(database.shorten(restyle(plain, database, rng)))
+        prompt, form = render_prompt(database.tables, question), form_of(plain)
+        found.setdefault(prompt, Example(db_id, prompt, sql, question, database.tables, form))
     return list(found.values())
 
 

@@ -163,11 +163,14 @@ class Schedule:
 
 
 def eval_rows(corpus: Corpus, phase: Phase, limit: int | None) -> Iterator[list[np.ndarray]]:
-    """Yield the rows of whole batches, the same ones every time, `limit` rows at most."""
+    """Yield all rows in batches, the same ones every time, `limit` rows at most.
+
+    The last batch is filled up with rows of nothing.
+    """
     rows = corpus.rows(phase.length + 1, np.random.default_rng(0))[:limit]
-    count = min(phase.rows, len(rows))
-    for first in range(0, len(rows) - count + 1, count):
-        yield rows[first : first + count]
+    rows += [np.zeros((0, 2), int)] * (-len(rows) % phase.rows)
+    for first in range(0, len(rows), phase.rows):
+        yield rows[first : first + phase.rows]
 
 
 def check(count: int, phases: tuple[Phase, ...], split: int) -> None:

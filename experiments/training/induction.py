@@ -68,6 +68,17 @@ def check_room(config: LlamaConfig) -> None:
     Raises:
       ValueError: they do not.
     """
+    if not config.tied_head:
+        raise ValueError(
+            "config.induction needs config.model.tied_head=True: what is copied is an embedding, "
+            "which another head does not read: set it or give --config.induction=False"
+        )
+    if not len(_slow_pairs(config)):
+        raise ValueError(
+            f"config.induction needs pairs of RoPE that {NEAR} tokens turn by 1 rad at most, and "
+            f"config.model.rope_theta={config.rope_theta:g} leaves none: use 10000 or more, or "
+            "give --config.induction=False"
+        )
     least = {"num_layers": 2, "num_heads": len(SHARES), "head_dim": 2 * FAST, "embed_dim": 32}
     for name, bound in least.items():
         if (value := getattr(config, name)) < bound:
@@ -90,6 +101,11 @@ def _frequencies(config: LlamaConfig) -> np.ndarray:
     """Return RoPE's angles a token, the fastest pair first; a pair is dims i and i + D/2."""
     half = config.head_dim // 2
     return config.rope_theta ** (-np.arange(half) / half)
+
+
+def _slow_pairs(config: LlamaConfig) -> np.ndarray:
+    """Return the pairs that distance hardly turns."""
+    return np.flatnonzero(_frequencies(config) * NEAR <= 1.0)
 
 
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -129,7 +145,7 @@ def _match_and_copy(
     own, dim = config.embed_dim // 2, config.head_dim
     per_group = config.num_heads // config.num_kv_heads
     unit = (config.embed_dim / (config.embed_dim - 1 + CONSTANT**2)) ** 0.5
-    slow = np.flatnonzero(_frequencies(config) * NEAR <= 1.0)
+    slow = _slow_pairs(config)
     slow = np.concatenate([slow, slow + dim // 2])
     size = (MATCH * dim**0.5 / len(slow)) ** 0.5 / unit
     maps = [_orthogonal(rng, len(slow), room.stop - room.start) for room in rooms]

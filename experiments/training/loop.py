@@ -89,7 +89,7 @@ class Trainer:
                 metrics, since, tokens = [], time.monotonic(), 0
             self._save(done)
             if done % self.config.eval_every == 0 and done < self.total:
-                self.evaluate(self.config.eval_windows)
+                self.evaluate(self.config.eval_rows)
         self._checkpoints.wait_until_finished()
 
     def evaluate(self, limit: int | None = None) -> dict[str, Metrics]:
@@ -97,11 +97,12 @@ class Trainer:
         first = self._phases[0]
         out = {}
         for name, held_out in self._held_out.items():
-            batches = (
-                self._batch(held_out, rows, first.length + 1)
-                for rows in train_data.eval_rows(held_out, first, limit)
-            )
-            out[name] = _mean([self._eval(self.state.params, batch) for batch in batches])
+            found, weights = [], []
+            for rows in train_data.eval_rows(held_out, first, limit):
+                batch = self._batch(held_out, rows, first.length + 1)
+                found.append(self._eval(self.state.params, batch))
+                weights.append(float(batch.weight.sum()))
+            out[name] = _mean(found, weights)
             self._log(f"held-out {name}: {_text(out[name])}")
         return out
 
@@ -156,9 +157,11 @@ def _read_data(
     return train, held_out
 
 
-def _mean(metrics: list[dict]) -> dict[str, float]:
+def _mean(metrics: list[dict], weights: list[float] | None = None) -> dict[str, float]:
+    """Return the means over batches, which weigh alike or as told."""
     names = metrics[0] if metrics else ()
-    return {name: float(np.mean([np.asarray(row[name]) for row in metrics])) for name in names}
+    values = {name: [np.asarray(row[name]) for row in metrics] for name in names}
+    return {name: float(np.average(found, weights=weights)) for name, found in values.items()}
 
 
 def _text(metrics: Metrics) -> str:

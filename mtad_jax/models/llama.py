@@ -94,7 +94,7 @@ class Llama(nn.Module):
         window: Bool[Array, "B T R"] | None = None,
         cache: kv.KVCache | None = None,
     ) -> tuple[Float[Array, "B T V"], kv.KVCache | None]:
-        """See `CausalLM.apply`; without a cache: causal over the call (training)."""
+        """See `CausalLM.apply`; without a cache, as in training: causal within `window`."""
         c = self.config
         embed = layers.Embed(c.vocab_size, c.embed_dim, ("vocab", "embed"), name="embed")
         x = constrain(self.layout, embed(tokens), layers.STREAM)

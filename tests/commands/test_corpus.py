@@ -1,5 +1,6 @@
 """The training mix, its tokenizer and the story prompts."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from tiny_pair import write_pair
 
 from experiments import corpus
 from experiments.tasks import stories
+from mtad_jax import Pipeline, Warp, recipes
 
 DATA_DIR = Path(os.environ.get("MTAD_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -103,6 +107,45 @@ def test_sentences_are_short_and_lose_no_words():
     pieces = list(corpus.sentences([text, " ", ""]))
     assert max(map(len, pieces)) <= corpus.MAX_SENTENCE
     assert " ".join(pieces).split() == text.split()
+
+
+def test_own_answers_are_the_targets(tmp_path, monkeypatch, capsys):
+    target, _ = write_pair(tmp_path / "pair")
+    asked = corpus.sql_texts("train", 3, seed=0)
+    call = {"strategy": recipes.sample(), "warp": Warp(), "max_new_tokens": 8, "seed": 1}
+    rows = Pipeline.load(target)([each.question for each in asked], **call)
+    ends = ("length", "end", "end")
+    monkeypatch.setattr(corpus, "MAX_ANSWER", 8)
+    monkeypatch.setattr(
+        Pipeline, "__call__",
+        lambda *args, **kwargs: [
+            dataclasses.replace(row, finish_reason=end)
+            for row, end in zip(rows, ends, strict=True)
+        ],
+    )  # fmt: skip
+    got = corpus.own_answers(target, asked, seed=1)  # the first did not end
+    assert [(d.question, d.answer) for d in got] == [
+        (d.question, row.text) for d, row in zip(asked[1:], rows[1:], strict=True)
+    ]
+    assert "2 of 3 ended" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--answers_of=a", "--tokenizer_of=b"], "leave --tokenizer_of out"),
+        (["--tokenizer_of=a", "--vocab_size=9"], "--vocab_size means nothing to --tokenizer_of"),
+        (["--answers_of=nowhere"], "--answers_of=nowhere: no tokenizer.model in it"),
+    ],
+)
+def test_tokenizers_that_cannot_be_taken(args, message):
+    values = flags.FlagValues()
+    for name in ("answers_of", "tokenizer_of"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    flags.DEFINE_integer("vocab_size", 2048, "", flag_values=values)
+    values(["corpus", *args])
+    with pytest.raises((ValueError, OSError), match=message):
+        corpus.given_tokenizer(values)
 
 
 def test_clean():

@@ -12,7 +12,7 @@ from absl import flags
 from mtad_jax.cli_help import help_text
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNNERS = ["generate", "benchmark", "calibrate", "demo", "plan", "quantization"]
+RUNNERS = ["generate", "benchmark", "calibrate", "demo", "plan", "quantization", "answers"]
 
 
 @pytest.mark.parametrize("name", RUNNERS)

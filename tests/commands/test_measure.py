@@ -12,7 +12,7 @@ from absl import flags
 from tiny_pair import write_pair
 
 from experiments import benchmark
-from experiments.bench import bootstrap, frontier, plot, scores
+from experiments.bench import bootstrap, frontier, plot, scores, suites
 from experiments.bench import report as benchmark_report
 from experiments.bench import rules as benchmark_rules
 from experiments.bench.measure import Bench, Rule, Sample
@@ -121,7 +121,7 @@ def test_settings_are_not_reported_on_the_prompts_that_chose_them():
 
 
 def test_report():
-    rules = benchmark.make_rules(WARP, [1, 2, 3], [2, 4], 0.5)
+    rules = benchmark_report.make_rules(WARP, [1, 2, 3], [2, 4], 0.5)
     labels = [rule.label for rule in rules]
     assert len(set(labels)) == len(labels) and labels[0] == benchmark_report.BASE
     samples = [
@@ -202,11 +202,17 @@ def test_stories_are_looked_for(tmp_path):
     [
         (["--openings=0", "--questions=0"], "--openings=0 and --questions=0"),
         (["--questions=-1"], "--questions=-1 must be >= 0"),
-        (["--questions=1", "--prompts=x"], "--questions=1 counts built-in prompts"),
+        (["--questions=1", "--prompts=x"], "--questions=1 is about built-in prompts"),
         (["--repeats=9", "--openings=4", "--questions=4"], "--repeats=9 must be <= 8"),
         (["--suite=rules", "--plot=x.png"], "--plot=x.png means nothing to --suite=rules"),
         (["--suite=frontier", "--plot=x.gif"], "--plot=x.gif must end with .png"),
         (["--suite=frontier", "--plot=no/x.png"], "--plot=no/x.png: no such folder"),
+        (["--suite=frontier", "--depths=1"], "--depths=1 must hold"),
+        (["--suite=frontier", "--widths=11"], "width=11"),
+        (["--suite=frontier", "--tau=0.5"], "--tau=0.5 means nothing to --suite=frontier"),
+        (["--suite=rules", "--data_dir=x"], "--data_dir=x has stories, and --suite=rules asks"),
+        (["--prompts=x.jsonl", "--data_dir=x"], "--data_dir=x is about built-in prompts"),
+        (["--draft=x"], "--draft=x needs --target"),
         (["--depths=1"], "--depths=1 must hold"),
         (["--depths=2,0"], "depth=0"),
         (["--widths="], "--widths is empty"),
@@ -252,7 +258,7 @@ def test_suite_of_rules_takes_other_numbers_and_refuses_depths():
         values = flags.FlagValues()
         benchmark.define_flags(values)
         values(["benchmark", *args])
-        found = benchmark.suite_of(values)
+        found = suites.suite_of(values)
         return found.openings, found.questions
 
     assert suite() == (24, 24) and suite("--suite=rules") == (0, 300)
@@ -279,12 +285,12 @@ def test_the_suite_of_rules_takes_others():
     values = flags.FlagValues()
     benchmark.define_flags(values)
     values(["benchmark", "--suite=rules", "--rule=outside_rules:slack depth=2", "--rule=mtad"])
-    rules = benchmark.SUITES["rules"].rules(values)
+    rules = suites.SUITES["rules"].rules(values)
     assert [rule.label for rule in rules[-2:]] == ["outside_rules:slack depth=2", "mtad"]
     assert rules[-2].strategy == outside_rules.slack(2) and rules[-2].warp == WARP
     values.rule = ["outside_rules:slack width=2"]
     with pytest.raises(ValueError, match="--rule=outside_rules:slack width=2: .* no setting 'wid"):
-        benchmark.SUITES["rules"].rules(values)
+        suites.SUITES["rules"].rules(values)
 
 
 def test_the_table_of_rules():
@@ -295,12 +301,16 @@ def test_the_table_of_rules():
         for i, (kind, correct) in enumerate([("story", None), ("sql", True), ("sql", False)])
     ]
     lines = benchmark_rules.table_lines(rules, samples)
-    assert len(lines) == len(rules) + 7
-    got = {line[:44].strip(): line[44:].split() for line in lines[2 : 2 + len(rules)]}
+    assert len(lines) == len(rules) + 8
+    assert all(
+        line.startswith(f"{rule.label}  ") for line, rule in zip(lines[2:], rules, strict=False)
+    )
+    width = lines[0].index("law")
+    got = {line[:width].strip(): line[width:].split() for line in lines[2 : 2 + len(rules)]}
     assert got["sample"] == "lossless 2.00 1.00 7.39 - 50% -".split()
     assert got["mcsd branching=4,2,2"][:4] == "lossless 2.00 1.00 7.39".split()
     assert got["mtad depth=4 width=4"][0] == "lossy"
-    assert got["mtad depth=4 width=4"][4:] == "+0% (+0% to +0%) 50% +0% (+0% to +0%)".split()
+    assert got["mtad depth=4 width=4"][4:] == "+0% (+0% to +0%) 50% +0 (+0 to +0)".split()
 
 
 def test_intervals_are_those_of_scipy():
@@ -387,14 +397,16 @@ def test_the_frontier_chooses_on_one_half_and_reports_on_the_other():
     text = "\n".join(lines)
     # Of the chosen bonus the strict one alone loses nothing.
     assert "tau=0.8 bonus_temperature=0.0, deterministic, against greedy" in text
-    assert "right answers: +0% (+0% to +0%) (aim not below -2%: reached)" in text
+    assert "right answers, points: +0 (+0 to +0) (aim not below -2: reached)" in text
     assert "1.67 x (1.67 to 1.67) (aim 1.3 x: reached)" in text
     assert "perplexity: -63% (-63% to -63%) (aim -20% or lower: reached)" in text
     assert "clear of 0: reached" in text
     table = frontier.table_lines(rules, samples)
-    assert len(table) == len(rules) + 6 and all(
-        line.startswith(label) for line, label in zip(table[2:], labels, strict=False)
+    assert len(table) == len(rules) + 7 and all(
+        line.startswith(f"{label}  ") for line, label in zip(table[2:], labels, strict=False)
     )
+    once = [dataclasses.replace(s, repeat=0) for s in samples]
+    assert "same prompts" in frontier.verdict_lines(rules, once)[0]
     assert {frontier.family(rule) for rule in rules} == plot._STYLES.keys()
 
 
@@ -402,13 +414,28 @@ def test_the_frontier_without_judged_prompts(tmp_path):
     rules = frontier.make_rules(Warp(1.0, 0.9, 2), [2], [2, 4])
     samples = [dataclasses.replace(s, correct=None) for s in frontier_samples(rules)]
     lines = frontier.lines_of(rules, samples)
-    assert not any("right answers" in line for line in lines)
+    assert not any("right answers, points" in line for line in lines)
     path = tmp_path / "x.png"
-    plot.check_plot(str(path))
+    plot.check_plot(str(path), overwrite=False)
     plot.draw(str(path), rules, samples)
     assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="x.png exists: use another name or --overwrite"):
+        plot.check_plot(str(path), overwrite=False)
+    plot.check_plot(str(path), overwrite=True)
 
 
+@pytest.mark.parametrize("top_k", [0, 1, 2, 10])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_frontier_fits_every_warp(top_k, temperature):
+    rules = frontier.make_rules(Warp(temperature, 0.9, top_k), [1, 2], [])
+    labels = [rule.label for rule in rules]
+    assert len(set(labels)) == len(labels)
+    for rule in rules:
+        rule.strategy.check(Request(top_k=top_k, draft_top_k=top_k))
+    plot.check_plot(None, overwrite=False)
+
+
+@pytest.mark.slow
 def test_prompts_of_ones_own(tmp_path, capsys):
     target, draft = write_pair(tmp_path)
     prompts, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"

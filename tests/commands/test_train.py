@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 import signal
@@ -19,7 +20,7 @@ from experiments.training import data as train_data
 from experiments.training import export as train_export
 from experiments.training import step as train_step
 from experiments.training.data import Corpus, Phase
-from experiments.training.induction import with_induction
+from experiments.training.induction import check_room, with_induction
 from experiments.training.loop import Trainer
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
@@ -131,6 +132,7 @@ def test_documents_of_a_row_do_not_see_each_other():
 def test_induction_heads_copy_from_the_first_step(tmp_path):
     """Of random tokens that come twice, the first parameters foretell the second time."""
     config = train_draft.get_config()
+    config.model.update(embed_dim=128, num_kv_heads=2)  # the wider, the surer
     model = train_export.build_model(config.model)
     plain = model.init(jax.random.key(0))
     tokens = np.random.default_rng(0).integers(3, 2048, (8, 30))
@@ -143,6 +145,14 @@ def test_induction_heads_copy_from_the_first_step(tmp_path):
         best = np.asarray(model.train_logits(params, tokens)).argmax(-1)
         found[name] = (best[:, 30:-1] == tokens[:, 31:]).mean()
     assert found["plain"] < 0.02 and found["induction"] > 0.3
+    shape = model.module.config
+    for change, message in (
+        ({"tied_head": False}, "config.model.tied_head=True"),
+        ({"rope_theta": 10.0}, "config.model.rope_theta=10 leaves none"),
+        ({"num_heads": 2}, "config.model.num_heads >= 3, not 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_room(dataclasses.replace(shape, **change))
     config = recipe(induction=True)
     with pytest.raises(ValueError, match="config.model.num_layers >= 2, not 1: enlarge"):
         Trainer(config, tmp_path, tmp_path / "out", None, print)
