@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from absl import flags
 
 from experiments.bench.scores import wilson
-from experiments.flags.models import define_model_flags, load_models
+from experiments.flags.models import check_reads_text, define_model_flags, load_models
 from experiments.tasks.shipped import Task, make_tasks
 from experiments.tasks.text_to_sql import Example
 from mtad_jax import Pipeline, Warp, cli, recipes
@@ -38,13 +38,11 @@ def answers(values: flags.FlagValues) -> None:
         if number < 1:
             raise ValueError(f"--{flag}={number} must be >= 1")
     pipe = load_models(values)
-    if pipe.target.tokenizer is None:
-        raise ValueError(f"{values.target}: no tokenizer files, and the questions are text")
+    check_reads_text(pipe.target, values.target, "the questions are text")
     tasks = make_tasks(0, values.questions, values.seed)
     right = {"target": _right(Pipeline(pipe.target), tasks, values)}
     if pipe.draft is not None:
-        if pipe.draft.tokenizer is None:
-            raise ValueError(f"{values.draft}: no tokenizer files, and the questions are text")
+        check_reads_text(pipe.draft, values.draft, "the questions are text")
         right["draft"] = _right(Pipeline(pipe.draft), tasks, values)
     print("\n".join(table_lines(tasks, right)))
 

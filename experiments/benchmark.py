@@ -23,9 +23,11 @@ from experiments.bench import frontier, plot, report
 from experiments.bench.measure import Bench, Rule, Sample
 from experiments.bench.suites import SUITES, Suite, judged, read_tasks, suite_of
 from experiments.flags.models import (
+    BUILT_IN_ARE_TEXT,
     INT8_FLAGS,
     MESH_FLAGS,
     check_pair,
+    check_reads_text,
     define_model_flags,
     load_models,
 )
@@ -140,11 +142,8 @@ def _open(
     """Load the models and check every prompt and rule against them."""
     check_pair(values, both=True)
     pipe = load_models(values)
-    if pipe.target.tokenizer is None and values.prompts is None:
-        raise ValueError(
-            f"{values.target}: no tokenizer files, and the built-in prompts are text: give "
-            "--prompts=FILE.jsonl with prompt_ids"
-        )
+    if values.prompts is None:
+        check_reads_text(pipe.target, values.target, BUILT_IN_ARE_TEXT)
     # That which looks ahead furthest needs the most positions: what fits it fits all.
     furthest = max(rules, key=lambda rule: rule.strategy.lookahead).strategy
     ids = encode_prompts(pipe, prompts, strategy=furthest, max_new_tokens=values.max_new_tokens)

@@ -17,7 +17,14 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import generate
-from experiments.flags.models import MESH_FLAGS, check_models, define_model_flags, load_models
+from experiments.flags.models import (
+    BUILT_IN_ARE_TEXT,
+    MESH_FLAGS,
+    check_models,
+    check_reads_text,
+    define_model_flags,
+    load_models,
+)
 from experiments.flags.rules import flag_of, read_candidates
 from experiments.flags.settings import define_control_flags, read_controls, setting_flags
 from experiments.flags.warp import (
@@ -84,7 +91,7 @@ def calibrate(values: flags.FlagValues) -> None:
         )
     )
     pipe = load_models(values)
-    ids = _prompts(pipe, given, values.max_new_tokens)
+    ids = _prompts(pipe, values.target, given, values.max_new_tokens)
     with tqdm(bar_format="{desc} [{elapsed}]", disable=not values.progress, leave=False) as bar:
         found = pipe.calibrate(
             ids,
@@ -194,14 +201,12 @@ def _check_output(values: flags.FlagValues) -> None:
         raise ValueError(f"{values.output}: output exists: use another name or --overwrite")
 
 
-def _prompts(pipe: Pipeline, given: list[Prompt] | None, max_new_tokens: int) -> list[list[int]]:
+def _prompts(
+    pipe: Pipeline, target: str | None, given: list[Prompt] | None, max_new_tokens: int
+) -> list[list[int]]:
     """Return the prompts' ids."""
     if given is None:
-        if pipe.target.tokenizer is None:
-            raise ValueError(
-                "the target has no tokenizer files and the built-in prompts are text: give "
-                "--prompts=FILE.jsonl with prompt_ids"
-            )
+        check_reads_text(pipe.target, target, BUILT_IN_ARE_TEXT)
         tasks = make_tasks(_BUILT_IN // 2, _BUILT_IN // 2, 0)
         given = [Prompt(task.prompt, f"{task.kind} prompt {i}") for i, task in enumerate(tasks)]
     strategy = recipes.sample()

@@ -18,7 +18,7 @@ from experiments.bench.measure import Bench, Rule
 from experiments.bench.rules import CHOSEN
 from experiments.bench.scores import by_rule, score, shown_perplexity
 from experiments.bench.suites import judged
-from experiments.flags.models import check_pair, define_model_flags, load_models
+from experiments.flags.models import check_pair, check_reads_text, define_model_flags, load_models
 from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks.shipped import Task, make_tasks
 from experiments.tasks.sql_execution import run_select
@@ -69,8 +69,7 @@ def demo(values: flags.FlagValues) -> None:
     if values.questions < REPEATS:
         raise ValueError(f"--questions={values.questions} must be >= {REPEATS}")
     pipe = load_models(values)
-    if pipe.target.tokenizer is None:
-        raise ValueError(f"{values.target}: no tokenizer files, and the prompts are text")
+    check_reads_text(pipe.target, values.target, "the prompts are text")
     tasks = make_tasks(0, values.questions, SEED)
     ids = [pipe.encode(task.prompt) for task in tasks]
     bench = Bench(pipe, ids, [task.kind for task in tasks], NEW_TOKENS, SEED)

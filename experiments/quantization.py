@@ -15,7 +15,12 @@ from absl import flags
 
 from experiments.bench.measure import Bench, Rule
 from experiments.bench.scores import perplexity_of, score, shown_perplexity
-from experiments.flags.models import INT8_FLAGS, define_model_flags, load_models
+from experiments.flags.models import (
+    INT8_FLAGS,
+    check_reads_text,
+    define_model_flags,
+    load_models,
+)
 from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks import stories
 from experiments.tasks.shipped import Task, find_stories, make_tasks
@@ -85,8 +90,7 @@ def quantization(values: flags.FlagValues) -> None:
         find_stories(values.data_dir),
     )  # fmt: skip
     pipe = load_models(values)
-    if pipe.target.tokenizer is None:
-        raise ValueError(f"{values.target}: no tokenizer files, and the texts are text")
+    check_reads_text(pipe.target, values.target, "the texts are text")
     texts = [pipe.encode(text)[: values.tokens] for text in held_out(tasks, values.data_dir)]
     print(f"{len(texts)} texts of {sum(map(len, texts))} tokens, {pipe.target.lm.dtype}\n")
     models = {"target": pipe.target} | ({"draft": pipe.draft} if pipe.draft else {})

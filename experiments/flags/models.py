@@ -6,13 +6,14 @@ from typing import Any
 from absl import flags
 from jax.sharding import Mesh
 
+from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
 
 HELP_TOPIC = "Models, and where they lie"
 INT8_FLAGS = ("target_int8", "draft_int8")
 
-
+BUILT_IN_ARE_TEXT = "the built-in prompts are text: give --prompts=FILE.jsonl with prompt_ids"
 MESH_FLAGS = ("mesh", "shard_draft")  # no text depends on these
 
 
@@ -93,6 +94,21 @@ def without_draft(flag: str, strategy: str) -> str:
         f"{flag} means nothing to --strategy={strategy}, which has no draft model: leave it out or "
         "use a strategy that drafts, e.g. speculative"
     )
+
+
+def check_reads_text(model: LoadedModel, path: str | None, what: str) -> None:
+    """Check that a model can take text.
+
+    Args:
+      model: the model.
+      path: where it came from; None: the shipped pair.
+      what: what is text, and the cure where there is one.
+
+    Raises:
+      ValueError: its folder holds no tokenizer files.
+    """
+    if model.tokenizer is None:
+        raise ValueError(f"{path}: no tokenizer files, and {what}")
 
 
 def load_models(values: flags.FlagValues) -> Pipeline:

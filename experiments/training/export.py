@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from mtad_jax.checkpoints.hf.configs import llama_config
 from mtad_jax.checkpoints.hf.write import write_hf
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.llama import Llama, LlamaConfig
@@ -21,12 +22,16 @@ def build_model(section: Mapping[str, Any]) -> LinenLM:
     """Return the Llama that a recipe describes.
 
     Raises:
-      ValueError: a setting is unknown or missing.
+      ValueError: a setting is unknown or missing, or no Hugging Face Llama can be so.
     """
     try:
         config = LlamaConfig(**section, rope_scaling=None, attention_bias=False, mlp_bias=False)
     except TypeError as error:
         raise ValueError(f"config.model: {error}") from error
+    try:
+        llama_config(hf_config(config))
+    except ValueError as error:  # better now than when the trained model is written
+        raise ValueError(f"config.model, as {error}") from error
     return LinenLM(Llama(config))
 
 

@@ -158,6 +158,11 @@ def test_induction_heads_copy_from_the_first_step(tmp_path):
         Trainer(config, tmp_path, tmp_path / "out", None, print)
 
 
+def test_a_shape_that_cannot_be_written_is_refused_before_training():
+    with pytest.raises(ValueError, match="num_attention_heads=3 must divide hidden_size=32"):
+        train_export.build_model({**recipe().model, "embed_dim": 32, "num_heads": 3})
+
+
 def test_only_answers_count_where_questions_weigh_nothing(data):
     """The metrics of a step are means of the answers' tokens alone."""
     config = recipe()
