@@ -12,7 +12,7 @@ from experiments.flags.rules import read_candidates
 from experiments.flags.settings import parse_ids
 from experiments.flags.warp import read_warp
 from experiments.rows.prompts import Prompt, read_unseeded
-from experiments.tasks.shipped import Task, find_stories, make_tasks
+from experiments.tasks.shipped import OPENINGS, Task, find_stories, make_tasks
 
 # The suites that a flag means something to.
 _MEANINGFUL = {
@@ -65,6 +65,11 @@ def suite_of(values: flags.FlagValues) -> Suite:
             suite = dataclasses.replace(suite, **{flag: number})
     if not suite.openings + suite.questions:
         raise ValueError("--openings=0 and --questions=0 leave no prompts: ask at least one")
+    if values.data_dir is None and suite.openings > len(OPENINGS):
+        raise ValueError(
+            f"--openings={suite.openings} must be <= {len(OPENINGS)}, the built-in ones, since "
+            "repeats would pass for more evidence than they are: give --data_dir=DIR for others"
+        )
     if values.data_dir is not None and not suite.openings:
         raise ValueError(
             f"--data_dir={values.data_dir} has stories, and --suite={values.suite} asks none: give "

@@ -201,6 +201,7 @@ def test_stories_are_looked_for(tmp_path):
     ("args", "message"),
     [
         (["--openings=0", "--questions=0"], "--openings=0 and --questions=0"),
+        (["--openings=25"], "--openings=25 must be <= 24"),
         (["--questions=-1"], "--questions=-1 must be >= 0"),
         (["--questions=1", "--prompts=x"], "--questions=1 is about built-in prompts"),
         (["--repeats=9", "--openings=4", "--questions=4"], "--repeats=9 must be <= 8"),
