@@ -22,7 +22,7 @@ from experiments.bench.scores import by_rule, choosing, reported, score, shown_p
 from mtad_jax.decode.warp import Warp
 
 GREEDY = "greedy"
-DEPTHS, WIDTHS = (2, 4, 6, 8), (2, 4)
+DEPTHS, WIDTHS = (4, 8, 12), (2, 4)
 TAUS = (0.3, 0.5, 0.8)
 BEAMS = 4  # width of the target's own beams
 LATTICES = (8, 16)  # places of a level, below the target's own beams

@@ -63,7 +63,7 @@ def draw(path: str, rules: Sequence[Rule], samples: Sequence[Sample]) -> None:
     figure = Figure(figsize=(11, 4.2 * len(up) + 1.2), layout="constrained")
     axes = figure.subplots(len(up), 2, squeeze=False, sharey="row", sharex="col")
     for row, (name, y) in zip(axes, up, strict=True):
-        for panel, (label, x) in zip(row, across, strict=True):
+        for panel, (_, x) in zip(row, across, strict=True):
             for kind in _STYLES:
                 mine = [scores[rule.label] for rule in rules if family(rule) == kind]
                 mark, grey = _STYLES[kind]
@@ -74,9 +74,9 @@ def draw(path: str, rules: Sequence[Rule], samples: Sequence[Sample]) -> None:
                 )  # fmt: skip
             panel.grid(color="0.9")
             panel.set_axisbelow(True)
-            if row is axes[-1]:
-                panel.set_xlabel(label)
         row[0].set_ylabel(name)
+    for panel, (label, _) in zip(axes[-1], across, strict=True):
+        panel.set_xlabel(label)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
