@@ -27,7 +27,7 @@ def folder(tmp_path):
         (["--mesh=model:3"], "mesh=model:3 is for 3 devices, but there are 8"),
         (["--mesh=model=8"], "'model=8' is no axis:size: write e.g. data:1,model:4"),
         (["--mesh=heads:8"], "mesh axis 'heads' is unknown: use data, fsdp, model"),
-        (["--mesh=model:8"], "does not divide num_heads=6: use one of model:1,2,3,6"),
+        (["--mesh=model:8"], "does not divide num_heads=4: use one of model:1,2,4"),
         ([MESH], "splits rows over data:4, which does not divide --batch_size=1 * --samples=1"),
         ([MESH, "--samples=2", "--output=x"], "divide --batch_size=1 * --samples=2: raise it"),
         (
