@@ -10,12 +10,13 @@ import re
 import sqlite3
 from collections import Counter
 
+from experiments.tasks.sql_text import STRING
+
 STEPS_PER_CHECK = 10_000  # SQLite virtual machine instructions between two calls of the handler
 MAX_CHECKS = 200
 MAX_ROWS = 10_000
 MAX_CELL_BYTES = 1_000_000
 ALLOWED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
-STRING = re.compile(r"'(?:[^']|'')*'")
 
 
 def run_select(sql: str, connection: sqlite3.Connection) -> list[tuple]:

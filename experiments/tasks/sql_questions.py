@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from experiments.tasks.sql_schema import Database, Table
+from experiments.tasks.sql_text import STRING
 
 Question = tuple[str, str]
 SHOW = ("show", "list", "give", "find", "return", "what is", "display", "get", "tell me")
@@ -272,7 +273,7 @@ _SIGNS = {
 
 def form_of(sql: str) -> str:
     """The form of a plainly written query; "select" where it is none of the others."""
-    outside = re.sub(r"'(?:[^']|'')*'", "", sql)
+    outside = STRING.sub("", sql)
     return next((form for form, sign in _SIGNS.items() if re.search(sign, outside)), "select")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.tasks import sql_domains as words
+from experiments.tasks.sql_text import outside_strings
 
 ROWS = 24
 PARENT_ROWS = 8  # parents that children refer to, so that a parent has about three children
@@ -83,9 +84,9 @@ class Database:
     def shorten(self, sql: str) -> str:
         """The query with the columns' names in the database, strings left as they are."""
         names = {whole: short for table in self.tables for whole, short in table.short}
-        parts = re.split(r"('(?:[^']|'')*')", sql)
-        parts[::2] = (re.sub(r"\w+", lambda m: names.get(m[0], m[0]), part) for part in parts[::2])
-        return "".join(parts)
+        return outside_strings(
+            sql, lambda part: re.sub(r"\w+", lambda m: names.get(m[0], m[0]), part)
+        )
 
 
 def pluralize(noun: str) -> str:

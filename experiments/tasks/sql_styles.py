@@ -6,22 +6,16 @@ spread that joint decoding is about, and that a task with one way of writing doe
 way gives the same rows.
 """
 
+import functools
 import random
 import re
-from collections.abc import Callable
 
 from experiments.tasks.sql_schema import Database
+from experiments.tasks.sql_text import STRING, outside_strings
 
-_VALUE = r"(?:'(?:[^']|'')*'|\d+|\(SELECT [^()]*\([^()]*\)[^()]*\))"
+_VALUE = rf"(?:{STRING.pattern}|\d+|\(SELECT [^()]*\([^()]*\)[^()]*\))"
 _CONDITION = rf"[\w.]+ (?:[<>=]+ {_VALUE}|BETWEEN \d+ AND \d+)"
 _FUNCTION = r"\b(count|avg|max|min|sum)\("
-
-
-def outside_strings(sql: str, pattern: str, by: str | Callable[[re.Match[str]], str]) -> str:
-    """`re.sub`, but of what is not in a string."""
-    parts = re.split(r"('(?:[^']|'')*')", sql)
-    parts[::2] = (re.sub(pattern, by, part) for part in parts[::2])
-    return "".join(parts)
 
 
 def membership(sql: str, database: Database) -> str:
@@ -47,7 +41,7 @@ def joined(sql: str, database: Database, rng: random.Random) -> str:
     sql = sql.replace(old, new)
     if rng.random() < 0.3:
         for name, alias in ((first, "t1"), (second, "t2")):
-            sql = outside_strings(sql, rf"\b{name}\.", f"{alias}.")
+            sql = outside_strings(sql, functools.partial(re.sub, rf"\b{name}\.", f"{alias}."))
             sql = sql.replace(f" {name} {join}", f" {name} AS {alias} {join}")
             sql = sql.replace(f"{join} {name} ON", f"{join} {name} AS {alias} ON")
     return sql
@@ -82,7 +76,7 @@ def restyle(sql: str, database: Database, rng: random.Random) -> str:
     if rng.random() < 0.25:
         sql = re.sub(r"^SELECT DISTINCT (\w+) (.*);$", r"SELECT \1 \2 GROUP BY \1;", sql)
     if rng.random() < 0.35:
-        sql = outside_strings(sql, "<>", "!=")
+        sql = outside_strings(sql, lambda part: part.replace("<>", "!="))
     if rng.random() < 0.25:
-        sql = outside_strings(sql, _FUNCTION, lambda m: m[0].upper())
+        sql = outside_strings(sql, lambda part: re.sub(_FUNCTION, lambda m: m[0].upper(), part))
     return sql

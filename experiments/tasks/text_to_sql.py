@@ -15,6 +15,7 @@ from experiments.tasks.sql_execution import execution_match, run_select
 from experiments.tasks.sql_questions import ask, form_of
 from experiments.tasks.sql_schema import DOMAINS, MIXED, Table, build_database, load_database
 from experiments.tasks.sql_styles import restyle
+from experiments.tasks.sql_text import outside_strings
 
 __all__ = ["Example", "build_database", "domains", "examples", "execution_match"]
 
@@ -43,17 +44,14 @@ def domains(split: str) -> frozenset[str]:
     return frozenset(DOMAINS[split]) | ({MIXED} if split == "train" else set())
 
 
-_STRING = re.compile(r"('(?:[^']|'')*')")
-
-
 def spaced(text: str) -> str:
     """A schema or query with spaces around its punctuation, but not within strings.
 
     Then a name has the same pieces in a schema and in a query, wherever it stands.
     """
-    parts = _STRING.split(text)
-    parts[::2] = (re.sub(r" +", " ", re.sub(r"([(),;.])", r" \1 ", part)) for part in parts[::2])
-    return "".join(parts).strip()
+    return outside_strings(
+        text, lambda part: re.sub(r" +", " ", re.sub(r"([(),;.])", r" \1 ", part))
+    ).strip()
 
 
 def render_prompt(tables: tuple[Table, ...], question: str) -> str:
