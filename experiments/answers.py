@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments.bench.scores import wilson
 from experiments.flags.models import check_reads_text, define_model_flags, load_models
+from experiments.flags.settings import check_least
 from experiments.tasks.shipped import Task, make_tasks
 from experiments.tasks.text_to_sql import Example
 from mtad_jax import Pipeline, Warp, cli, recipes
@@ -33,10 +34,7 @@ def answers(values: flags.FlagValues) -> None:
     Raises:
       ValueError: wrong input; nothing was compiled.
     """
-    for flag in ("questions", "max_new_tokens", "batch_size"):
-        number: int = getattr(values, flag)
-        if number < 1:
-            raise ValueError(f"--{flag}={number} must be >= 1")
+    check_least(values, questions=1, max_new_tokens=1, batch_size=1)
     pipe = load_models(values)
     check_reads_text(pipe.target, values.target, "the questions are text")
     tasks = make_tasks(0, values.questions, values.seed)

@@ -21,6 +21,7 @@ import numpy as np
 import sentencepiece as spm
 from absl import flags
 
+from experiments.flags.settings import check_least
 from experiments.tasks import stories, text_to_sql
 from experiments.training.export import BOS, EOS, TOKENIZER
 from mtad_jax import Pipeline, Warp, cli, recipes
@@ -243,9 +244,7 @@ def main(argv: list[str]) -> None:
     """Builds the tokenizer and the arrays under the flags."""
     del argv
     args = flags.FLAGS
-    for name, least in {"sql_examples": 1, "story_repeats": 0}.items():
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name}={getattr(args, name)} must be >= {least}")
+    check_least(args, sql_examples=1, story_repeats=0)
     given = given_tokenizer(args)
     sources = training_sources(
         args.data_dir,

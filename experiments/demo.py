@@ -19,6 +19,7 @@ from experiments.bench.rules import CHOSEN
 from experiments.bench.scores import by_rule, score, shown_perplexity
 from experiments.bench.suites import judged
 from experiments.flags.models import check_pair, check_reads_text, define_model_flags, load_models
+from experiments.flags.settings import check_least
 from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks.shipped import Task, make_tasks
 from experiments.tasks.sql_execution import run_select
@@ -66,8 +67,7 @@ def demo(values: flags.FlagValues) -> None:
       ValueError: wrong models, or too few questions.
     """
     check_pair(values, both=True)
-    if values.questions < REPEATS:
-        raise ValueError(f"--questions={values.questions} must be >= {REPEATS}")
+    check_least(values, questions=REPEATS)
     pipe = load_models(values)
     check_reads_text(pipe.target, values.target, "the prompts are text")
     tasks = make_tasks(0, values.questions, SEED)

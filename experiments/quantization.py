@@ -21,6 +21,7 @@ from experiments.flags.models import (
     define_model_flags,
     load_models,
 )
+from experiments.flags.settings import check_least
 from experiments.flags.warp import TOP_K, TOP_P
 from experiments.tasks import stories
 from experiments.tasks.shipped import Task, find_stories, make_tasks
@@ -80,10 +81,7 @@ def quantization(values: flags.FlagValues) -> None:
     for flag in INT8_FLAGS:
         if values[flag].value:
             raise ValueError(f"--{flag} contradicts this program, which tries each: leave it out")
-    for flag, least in {"texts": 2, "tokens": 2, "max_new_tokens": 1}.items():
-        number: int = getattr(values, flag)
-        if number < least:
-            raise ValueError(f"--{flag}={number} must be >= {least}")
+    check_least(values, texts=2, tokens=2, max_new_tokens=1)
     rule = _rule(values.depth, values.width)
     tasks = make_tasks(
         values.texts - values.texts // 2, values.texts // 2, values.seed,

@@ -9,7 +9,7 @@ from experiments.bench import frontier, report
 from experiments.bench import rules as every_rule
 from experiments.bench.measure import Rule, Sample
 from experiments.flags.rules import read_candidates
-from experiments.flags.settings import parse_ids
+from experiments.flags.settings import check_least, parse_ids
 from experiments.flags.warp import read_warp
 from experiments.rows.prompts import Prompt, read_unseeded
 from experiments.tasks.shipped import OPENINGS, Task, find_stories, make_tasks
@@ -58,10 +58,9 @@ def suite_of(values: flags.FlagValues) -> Suite:
                 f"--{flag}={given} is about built-in prompts: leave it or "
                 f"--prompts={values.prompts} out"
             )
+    check_least(values, openings=0, questions=0)
     for flag in ("openings", "questions"):
         if (number := values[flag].value) is not None:
-            if number < 0:
-                raise ValueError(f"--{flag}={number} must be >= 0")
             suite = dataclasses.replace(suite, **{flag: number})
     if not suite.openings + suite.questions:
         raise ValueError("--openings=0 and --questions=0 leave no prompts: ask at least one")
@@ -75,9 +74,7 @@ def suite_of(values: flags.FlagValues) -> Suite:
             f"--data_dir={values.data_dir} has stories, and --suite={values.suite} asks none: give "
             "--openings=N or leave it out"
         )
-    for name in ("repeats", "max_new_tokens"):
-        if (number := getattr(values, name)) < 1:
-            raise ValueError(f"--{name}={number} must be >= 1")
+    check_least(values, repeats=1, max_new_tokens=1)
     return suite
 
 

@@ -153,7 +153,7 @@ def read_controls(values: flags.FlagValues) -> dict[str, Any]:
     Raises:
       ValueError: flags contradict each other, or a value is out of range.
     """
-    _check_least(values, max_new_tokens=1, min_new_tokens=0)
+    check_least(values, max_new_tokens=1, min_new_tokens=0)
     check_lengths(values.min_new_tokens, values.max_new_tokens)
     if values.ignore_eos:
         for flag in ("eos_id", "min_new_tokens"):
@@ -170,17 +170,17 @@ def read_controls(values: flags.FlagValues) -> dict[str, Any]:
     }
 
 
-def _check_least(values: flags.FlagValues, **least: int) -> None:
-    """Raise ValueError on a number that is too small."""
+def check_least(values: flags.FlagValues, **least: int) -> None:
+    """Raise ValueError on a number that was given or has a default, and is too small."""
     for flag, smallest in least.items():
         value: Any = values[flag].value
-        if value < smallest:
+        if value is not None and value < smallest:
             raise ValueError(f"--{flag}={value} must be >= {smallest}")
 
 
 def _check_text_flags(values: flags.FlagValues) -> None:
     """Raise ValueError on what needs no model to be refused."""
-    _check_least(values, samples=1)
+    check_least(values, samples=1)
     if "" in (values.stop or ()):
         raise ValueError("--stop= is empty: give the string that ends a text, or leave it out")
 
