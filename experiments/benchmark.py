@@ -1,6 +1,6 @@
 """Speed and quality of the decoding rules side by side, batch 1.
 
-`python -m experiments.benchmark` prints a table and what it says about the project's aims;
+`python -m experiments.benchmark` prints a table of depths and widths;
 `--suite=rules` prints one of every rule; `--suite=frontier` one of many settings of MTAD and MMTAD
 between greedy speculation and beam search, and draws it. Timed is the decode loop alone, after
 warm-up, with everything waited for; prefill and compiling are measured apart. Rules are
@@ -47,7 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
     define_warp_flags(values)
     number, items, text = flags.DEFINE_integer, flags.DEFINE_list, flags.DEFINE_string
     flags.DEFINE_enum(
-        "suite", "aims", tuple(SUITES), "aims: depths and widths of speculative sampling, MTAD and "
+        "suite", "depths", tuple(SUITES), "depths: depths and widths of speculative sampling, MTAD and "
         "MMTAD; rules: every rule, one setting each; frontier: MTAD and MMTAD, bonus drawn and "
         "chosen, beside greedy speculation and beam search.", flag_values=values,
     )  # fmt: skip
@@ -63,7 +63,7 @@ def define_flags(values: flags.FlagValues) -> None:
     number("seed", 0, "Seed of prompts and draws.", flag_values=values)
     for name, what in (("depths", "K of speculative sampling and MTAD"), ("widths", "W of MTAD")):
         parts = ((suite, getattr(module, name.upper())) for suite, module in
-                 (("aims", report), ("frontier", frontier)))  # fmt: skip
+                 (("depths", report), ("frontier", frontier)))  # fmt: skip
         defaults = "; ".join(f"{str(sizes)[1:-1]} of {suite}" for suite, sizes in parts)
         items(name, None, f"{what}. Default: {defaults}.", flag_values=values)
     flags.DEFINE_float(

@@ -7,7 +7,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from mtad_jax.decode.result import ENDINGS, DecodeResult
+from mtad_jax.decode.result import ENDINGS, Block, DecodeResult
 from mtad_jax.text.stream import StopTrimmer
 
 
@@ -44,6 +44,10 @@ class Completion:
       logp_raw: log-probability of each token under the target alone.
       stats: counters, cut like the tokens.
       finish_reason: "end" (end token), "stop" (stop string) or "length".
+      blocks: the rounds in order, cut like the tokens; the first `accepted` tokens of one are those
+        that the draft proposed.
+      pieces: what each token adds to the text, "" for one that is special or part of a character;
+        empty where there is no tokenizer.
     """
 
     prompt_ids: list[int]
@@ -53,6 +57,23 @@ class Completion:
     logp_raw: list[float]
     stats: RowStats
     finish_reason: str
+    blocks: list[Block] = dataclasses.field(default_factory=list, repr=False)
+    pieces: list[str] = dataclasses.field(default_factory=list, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimedCompletions:
+    """The texts of one batch and the time that they took.
+
+    Attributes:
+      completions: a text for each prompt and sample.
+      prefill_seconds: wall time of running the prompts through the models.
+      seconds: wall time of all rounds, and of the handling of the text meanwhile.
+    """
+
+    completions: list[Completion]
+    prefill_seconds: float
+    seconds: float
 
 
 class Piece(str):
@@ -101,7 +122,7 @@ def follow(
 ) -> Iterator[tuple[list[Piece], list[Completion]]]:
     """Yield each step's new text of every row, and with the last step the completions."""
     seen = [0] * len(prompts)
-    texts = [""] * len(prompts)
+    texts: list[list[tuple[str, int]]] = [[] for _ in prompts]
     for result in results:
         tokens, lengths = np.asarray(result.tokens), np.asarray(result.length)
         done = np.asarray(result.done).copy()
@@ -115,9 +136,9 @@ def follow(
                     trimmer.flush()
                     parts = parts + trimmer.parts
                 pieces[row] = Piece.of((text, bool(drafted[row, at])) for at, text in parts)
+                texts[row] += [(text, at) for at, text in parts]
                 done[row] |= trimmer.stopped
             seen[row] = int(lengths[row])
-            texts[row] += pieces[row]
         if done.all():
             yield pieces, _completions(result, prompts, texts, trimmers, eos)
             return
@@ -127,7 +148,7 @@ def follow(
 def _completions(
     result: DecodeResult,
     prompts: list[list[int]],
-    texts: list[str],
+    texts: list[list[tuple[str, int]]],
     trimmers: list[StopTrimmer | None],
     eos: list[int],
 ) -> list[Completion]:
@@ -136,7 +157,7 @@ def _completions(
     for row, trimmer in enumerate(trimmers):
         if trimmer is not None and trimmer.stopped:
             kept[row] = trimmer.kept_tokens
-    stats = result.stats(kept)
+    stats, blocks = result.stats(kept), result.blocks(kept)
     tokens = np.asarray(result.tokens)
     logp, logp_raw = np.asarray(result.trace.logp), np.asarray(result.trace.logp_raw)
     completions = []
@@ -155,11 +176,22 @@ def _completions(
             Completion(
                 prompt_ids=prompts[row],
                 tokens=tokens[row, :n].tolist(),
-                text=texts[row],
+                text="".join(text for text, _ in texts[row]),
                 logp=logp[row, :n].tolist(),
                 logp_raw=logp_raw[row, :n].tolist(),
                 stats=counters,
                 finish_reason="stop" if stopped else "end" if ended else "length",
+                blocks=blocks[row],
+                pieces=_by_token(texts[row], int(n)) if trimmer is not None else [],
             )
         )
     return completions
+
+
+def _by_token(parts: list[tuple[str, int]], count: int) -> list[str]:
+    """Return what each token adds; what a token gave that a stop string cut, the last one has."""
+    pieces = [""] * count
+    for text, at in parts:
+        if count:
+            pieces[min(at, count - 1)] += text
+    return pieces

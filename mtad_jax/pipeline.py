@@ -1,11 +1,15 @@
 """Text in, text out: tokenizers, stop strings and streaming around `generate`."""
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -15,7 +19,7 @@ from mtad_jax.calibration import calibrate as calibration
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
-from mtad_jax.completions import Completion, Piece, TextStream, follow
+from mtad_jax.completions import Completion, Piece, TextStream, TimedCompletions, follow
 from mtad_jax.decode import arguments
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.arguments import as_prompt, as_prompts
@@ -199,7 +203,45 @@ class Pipeline:
 
         Args and raises: as `__call__` and `stream`; one batch, not filled up.
         """
-        return self._results(self._ids(prompts), strategy, rounds, settings)
+        rounds = check_count("rounds", rounds, 1)
+        return self._call(self._ids(prompts), strategy, settings).steps(rounds)
+
+    def timed(
+        self,
+        prompts: Prompts,
+        *,
+        strategy: Strategy,
+        stop: Sequence[str] = (),
+        window: AbstractContextManager[object] | None = None,
+        **settings: Unpack[Settings],
+    ) -> TimedCompletions:
+        """Continue prompts in one batch against the clock; see `TimedCompletions`.
+
+        Compiling is in the times of the first call of a size.
+
+        Args:
+          prompts: as `__call__`'s.
+          strategy: as `__call__`'s.
+          stop: as `__call__`'s.
+          window: entered when the first clock starts and left when the second stops: for a meter
+            of energy, say.
+          **settings: as `__call__`'s.
+
+        Raises:
+          ValueError: as `__call__`.
+        """
+        self._check_stop(stop)
+        ids = self._ids(prompts)
+        call = self._call(ids, strategy, settings)
+        rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else ALL_ROUNDS
+        jax.block_until_ready(call.state)
+        with window or contextlib.nullcontext():
+            begin = time.perf_counter()
+            call = call.prefilled()
+            ready = time.perf_counter()
+            *_, (_, completions) = self._follow(call.steps(rounds), ids, stop, settings)
+            end = time.perf_counter()
+        return TimedCompletions(completions, ready - begin, end - ready)
 
     def check(
         self,
@@ -291,16 +333,15 @@ class Pipeline:
         settings = self._with_ends(settings)
         check_settings(settings, length, strategy=strategy, target=target, draft=draft)
 
-    def _results(
-        self, ids: list[list[int]], strategy: Strategy, rounds: int, settings: Settings
-    ) -> Iterator[DecodeResult]:
-        """Check and start a call on token ids."""
+    def _call(
+        self, ids: list[list[int]], strategy: Strategy, settings: Settings
+    ) -> engine.Call:
+        """Check a call on token ids and make it ready."""
         padded, length = _pad(ids)
         draft, settings = self._draft_of(strategy), self._with_ends(settings)
-        return engine.stream(
-            self.target.lm, padded, length, strategy=strategy, draft=draft, rounds=rounds,
-            **settings,
-        )  # fmt: skip
+        return engine.prepare(
+            self.target.lm, padded, length, strategy=strategy, draft=draft, **settings
+        )
 
     def _run(
         self,
@@ -315,12 +356,24 @@ class Pipeline:
         self._check_stop(stop)
         streams = {"seed": batch.seed, "row_ids": batch.row_ids}
         prompts = [ids[i] for i in batch.index]
-        results = self._results(prompts, strategy, rounds, cast(Settings, settings | streams))
+        settings = cast(Settings, settings | streams)
+        rounds = check_count("rounds", rounds, 1)
+        steps = self._call(prompts, strategy, settings).steps(rounds)
+        return self._follow(steps, prompts, stop, settings)
+
+    def _follow(
+        self,
+        steps: Iterator[DecodeResult],
+        prompts: list[list[int]],
+        stop: Sequence[str],
+        settings: Settings,
+    ) -> Iterator[tuple[list[Piece], list[Completion]]]:
+        """Turn the steps of a checked call into text; see `follow`."""
         samples, tokenizer = int(settings.get("samples", 1)), self.target.tokenizer
         ids = [ids for ids in prompts for _ in range(samples)]
         trimmers = [StopTrimmer(tokenizer, stop) if tokenizer else None for _ in ids]
         ends = check_ends(self._with_ends(settings).get("eos_id"), self.target.lm.vocab_size)
-        return follow(results, ids, trimmers, ends.tolist())
+        return follow(steps, ids, trimmers, ends.tolist())
 
     def _check_stop(self, stop: Sequence[str]) -> None:
         """Raise ValueError on stop strings that cannot be used."""

@@ -27,9 +27,8 @@ TAUS = (0.3, 0.5, 0.8)
 BEAMS = 4  # width of the target's own beams
 LATTICES = (8, 16)  # places of a level, below the target's own beams
 GREEDY_LATTICE = 4  # the same below greedy's one
-# What must hold of the drawn bonus against sampling, and of the chosen one against greedy.
-AIM_PERPLEXITY, AIM_DRAWN_CALLS = -0.2, 1.42
-AIM_RIGHT, AIM_CHOSEN_CALLS = -0.02, 1.3
+# Perplexity against sampling, and tokens a call against speculative sampling; arXiv 2407.09722.
+PAPERS_CHANGE, PAPERS_CALLS = -0.2, 1.42
 
 Half = Callable[[Sequence[Sample]], list[Sample]]
 
@@ -143,24 +142,20 @@ def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list
         return calls, perplexity_change(mine, base), right_change(mine, base)
 
     def merit(rule: Rule) -> tuple[bool, float]:
-        """Those that reach the other aims first, of them the most right, or else the likeliest."""
+        """Those as good as the paper's other figures first; of them the most right, or likeliest."""
         calls, change, right = facts(rule, choosing)
-        reaches = calls.value >= AIM_DRAWN_CALLS and change.value <= AIM_PERPLEXITY
+        reaches = calls.value >= PAPERS_CALLS and change.value <= PAPERS_CHANGE
         return reaches, -change.value if right is None else right.value
 
     best = max(rules, key=merit)
     calls, change, right = facts(best, reported)
     lines = [f"  {best.label}, as in the paper, against sampling"]
     if right is not None:
-        lines.append(
-            _verdict("right answers, points", shown_points(right), right.low > 0, "clear of 0")
-        )
+        lines.append(f"    right answers, points: {shown_points(right)}")
     lines += [
-        _verdict("perplexity", shown_interval(change), change.value <= AIM_PERPLEXITY,
-                 f"{AIM_PERPLEXITY:+.0%} or lower"),
-        _verdict(f"tokens a target call, of those of {_speculative(best)}",
-                 _shown_ratio(calls), calls.value >= AIM_DRAWN_CALLS, f"{AIM_DRAWN_CALLS} x"),
-    ]  # fmt: skip
+        f"    perplexity: {shown_interval(change)}",
+        f"    tokens a target call, of those of {_speculative(best)}: {_shown_ratio(calls)}",
+    ]
     return lines
 
 
@@ -200,14 +195,12 @@ def _deterministic_lines(groups: dict[str, list[Sample]], rule: Rule, other: Rul
     ratio = calls_ratio(mine, reported(groups[other.label]))
     lines = [f"  {rule.label}, deterministic, against greedy"]
     if right is not None:
-        held, aim = right.low >= AIM_RIGHT, f"not below {100 * AIM_RIGHT:+.0f}"
-        lines.append(_verdict("right answers, points", shown_points(right), held, aim))
+        lines.append(f"    right answers, points: {shown_points(right)}")
     return [
         *lines,
         f"    perplexity: {shown_interval(change)}",
-        _verdict(f"tokens a target call, of those of {other.label}", _shown_ratio(ratio),
-                 ratio.value >= AIM_CHOSEN_CALLS, f"{AIM_CHOSEN_CALLS} x"),
-    ]  # fmt: skip
+        f"    tokens a target call, of those of {other.label}: {_shown_ratio(ratio)}",
+    ]
 
 
 def _speculative(rule: Rule) -> str:
@@ -218,10 +211,6 @@ def _speculative(rule: Rule) -> str:
 def _shown_ratio(interval: Interval) -> str:
     value, low, high = interval
     return f"{value:.2f} x ({low:.2f} to {high:.2f})"
-
-
-def _verdict(what: str, found: str, reached: bool, aim: str) -> str:
-    return f"    {what}: {found} (aim {aim}: {'reached' if reached else 'NOT reached'})"
 
 
 def lines_of(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]:

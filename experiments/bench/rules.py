@@ -1,7 +1,7 @@
 """Every decoding rule side by side: what `--suite=rules` runs, and its table.
 
 One setting a rule, the one that its paper or the paper of MTAD uses, with a depth of 4 but for
-BiLD, which stops by itself: the table compares rules, not tuned settings (`--suite=aims` varies
+BiLD, which stops by itself: the table compares rules, not tuned settings (`--suite=depths` varies
 depth and width; `experiments.calibrate` chooses for a given pair).
 """
 

@@ -16,7 +16,7 @@ from experiments.tasks.shipped import OPENINGS, Task, find_stories, make_tasks
 
 # The suites that a flag means something to.
 _MEANINGFUL = {
-    "depths": ("aims", "frontier"), "widths": ("aims", "frontier"), "tau": ("aims", "rules"),
+    "depths": ("depths", "frontier"), "widths": ("depths", "frontier"), "tau": ("depths", "rules"),
     "rule": ("rules",), "plot": ("frontier",),
 }  # fmt: skip
 
@@ -104,7 +104,7 @@ def judged(samples: list[Sample], tasks: Sequence[Task]) -> list[Sample]:
     return [dataclasses.replace(s, correct=tasks[s.prompt].judge(s.text)) for s in samples]
 
 
-def _aims_rules(values: flags.FlagValues) -> list[Rule]:
+def _depths_rules(values: flags.FlagValues) -> list[Rule]:
     depths, widths = _depths(values, report.DEPTHS), _widths(values)
     return report.make_rules(read_warp(values), depths, widths or list(report.WIDTHS), values.tau)
 
@@ -128,8 +128,8 @@ def _widths(values: flags.FlagValues) -> list[int]:
 
 
 SUITES = {
-    "aims": Suite(
-        24, 24, _aims_rules,
+    "depths": Suite(
+        24, 24, _depths_rules,
         lambda rules, samples, compile_seconds: [
             *report.table_lines(rules, samples, compile_seconds), "",
             *report.summary_lines(samples),

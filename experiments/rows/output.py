@@ -123,6 +123,19 @@ class RowWriter:
             raise self._named(error) from error
         self.count += len(rows)
 
+    def cut(self, count: int) -> None:
+        """Keep the first `count` rows only.
+
+        Raises:
+          OSError: the file cannot be read or written.
+        """
+        assert self._file is not None
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        self._file.truncate(sum(map(len, lines[:count])))
+        self._file.seek(0, os.SEEK_END)
+        self.count = min(count, len(lines))
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,18 +39,32 @@ def make_task(settings: Mapping[str, Any]) -> Task:
     if "task" not in given:
         raise ValueError(f"a task without a name: give task=, one of {', '.join(TASKS)}")
     name = str(given.pop("task"))
-    kind = _find(name)
-    fields = [f.name for f in dataclasses.fields(kind) if f.init]
+    kind, fields = _find(name), setting_types(name)
     for key in given:
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise ValueError(f"task {name}: it has no setting {key!r}; its settings: {known}")
     try:
         return kind(**given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"task {name}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"task {name}: {error}") from error
+
+
+def setting_types(name: str) -> dict[str, type]:
+    """Return the settings of a task, each bool, int, float or str; of `int | None` int.
+
+    Raises:
+      ValueError: no such task.
+    """
+    kind = _find(name)
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for field in dataclasses.fields(kind):
+        options = typing.get_args(hints[field.name]) or (hints[field.name],)
+        text = [option for option in options if option in (bool, int, float, str)]
+        if field.init:
+            found[field.name] = text[0] if text else str
+    return found
 
 
 def _find(name: str) -> Any:

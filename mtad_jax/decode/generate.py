@@ -1,5 +1,6 @@
 """`generate` and `stream`: host checks, buckets, and calls of the one compiled program."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,15 +75,7 @@ def stream(
     """
     rounds = checks.check_count("rounds", rounds, 1)
     call = prepare(target, prompt_ids, prompt_length, strategy=strategy, draft=draft, **settings)
-    return _stream(call, rounds)
-
-
-def _stream(call: "Call", rounds: int) -> Iterator[DecodeResult]:
-    state, done = call.state, False
-    while not done:
-        state = call.advance(state, rounds)
-        done = bool(jnp.all(state.done))
-        yield call.result(state)
+    return call.steps(rounds)
 
 
 @dataclass(frozen=True)
@@ -121,16 +114,29 @@ class Call:
             kinds=kinds_of(self.strategy), prompt_width=self.prompt_width, mesh=self.mesh,
         )  # fmt: skip
 
+    def prefilled(self) -> "Call":
+        """Run the prompts through the models and wait; the call that is left. Once only."""
+        state = jax.block_until_ready(self.advance(self.state, 0))
+        return dataclasses.replace(self, state=state)
+
+    def steps(self, rounds: int) -> Iterator[DecodeResult]:
+        """Yield the text so far after every `rounds` rounds, to the end; donates the state."""
+        state, done = self.state, False
+        while not done:
+            state = self.advance(state, rounds)
+            done = bool(jnp.all(state.done))
+            yield self.result(state)
+
     def timed(self) -> "Timed":
         """Run the whole call, prefill and rounds timed apart, everything waited for; once only.
 
         The state is donated. Compiling is in the times of a program's first call.
         """
-        state = jax.block_until_ready(self.state)
+        jax.block_until_ready(self.state)
         begin = time.perf_counter()
-        state = jax.block_until_ready(self.advance(state, 0))
+        ready_call = self.prefilled()
         ready = time.perf_counter()
-        state = jax.block_until_ready(self.advance(state))
+        state = jax.block_until_ready(ready_call.advance(ready_call.state))
         end = time.perf_counter()
         return Timed(self.result(state), ready - begin, end - ready)
 

@@ -96,10 +96,9 @@ def test_the_frontier_chooses_on_one_half_and_reports_on_the_other():
     text = "\n".join(lines)
     # Of the chosen bonus the strict one alone loses nothing.
     assert "tau=0.8 bonus_temperature=0.0, deterministic, against greedy" in text
-    assert "right answers, points: +0 (+0 to +0) (aim not below -2: reached)" in text
-    assert "1.67 x (1.67 to 1.67) (aim 1.3 x: reached)" in text
-    assert "perplexity: -63% (-63% to -63%) (aim -20% or lower: reached)" in text
-    assert "clear of 0: reached" in text
+    assert "right answers, points: +0 (+0 to +0)" in text
+    assert "1.67 x (1.67 to 1.67)" in text
+    assert "perplexity: -63% (-63% to -63%)" in text
     table = frontier.table_lines(rules, samples)
     assert len(table) == len(rules) + 7 and all(
         line.startswith(f"{label}  ") for line, label in zip(table[2:], labels, strict=False)

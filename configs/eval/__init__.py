@@ -1,0 +1,1 @@
+"""What `experiments.evaluate` asks, and by which rules."""

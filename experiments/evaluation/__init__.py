@@ -1,0 +1,1 @@
+"""Any rules on any tasks: what is asked, decoded, judged and kept."""

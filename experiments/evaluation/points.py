@@ -1,0 +1,137 @@
+"""What an evaluation compares: rules with their settings, one by one or as a sweep."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mtad_jax.calibration.candidates import Candidate, shown
+from mtad_jax.decode.protocols import Strategy
+from mtad_jax.decode.warp import Warp, check_warp
+from mtad_jax.registry import find, settings_of
+
+_WARP = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
+_RUN = {**_WARP, "batch_size": int}
+"""Settings that a point may have of its own beside its rule's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One line of the comparison.
+
+    Attributes:
+      candidate: the rule with its settings.
+      own: what differs from the run's warp and batch size; part of the label.
+      warp: sharpening of both models' distributions.
+      batch_size: texts decoded together.
+    """
+
+    candidate: Candidate
+    own: Mapping[str, Any]
+    warp: Warp
+    batch_size: int
+
+    @property
+    def strategy(self) -> Strategy:
+        """The rule itself."""
+        return self.candidate.strategy
+
+    @property
+    def label(self) -> str:
+        """Rule and settings on one line; unique in a run."""
+        return " ".join([self.candidate.label, *(f"{k}={shown(v)}" for k, v in self.own.items())])
+
+
+def parse_point(text: str, warp: Mapping[str, Any], batch_size: int) -> Point:
+    """Return the point that a line says: `mmtad depth=4 width=4 tau=0.5 temperature=0.7`.
+
+    Args:
+      text: a rule as `--rule` takes it, and settings of `_RUN`.
+      warp: the run's, by name.
+      batch_size: the run's.
+
+    Raises:
+      ValueError: no such rule or setting, or a value that is not of its kind or out of range.
+    """
+    own: dict[str, Any] = {}
+    name, *words = text.split() or [""]
+    rest, known = [name], settings_of(find(name))
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in known or key not in _RUN:
+            rest.append(word)
+            continue
+        try:
+            own[key] = _RUN[key](value)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {key}={value} must be a number") from error
+    candidate = Candidate.parse(" ".join(rest))
+    given = dict(warp) | {key: value for key, value in own.items() if key in _WARP}
+    if candidate.name == "greedy":
+        given = {"temperature": 0.0}
+    sharpening = Warp(**given)
+    try:
+        check_warp(sharpening)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from error
+    size = own.get("batch_size", batch_size)
+    if size < 1:
+        raise ValueError(f"{text!r}: batch_size={size} must be >= 1")
+    return Point(candidate, own, sharpening, size)
+
+
+def sweep_lines(sweep: Mapping[str, Iterable[Any]]) -> list[str]:
+    """Return the points of a sweep as lines: every combination of every rule's own settings.
+
+    Args:
+      sweep: `rule`, names of rules, and for settings of rules or of `_RUN` the values to try. A
+        rule takes part in the settings that it has.
+
+    Raises:
+      ValueError: no rule, a setting that none of them has, or a setting without values.
+    """
+    lists = {key: _listed(values) for key, values in sweep.items()}
+    rules = lists.pop("rule", [])
+    lists = {key: values for key, values in lists.items() if values}
+    if not rules:
+        if lists:
+            raise ValueError(f"sweep: {', '.join(lists)} without a rule: give sweep.rule")
+        return []
+    has = {rule: [*settings_of(find(rule)), *_RUN] for rule in rules}
+    for key in lists:
+        if not any(key in keys for keys in has.values()):
+            raise ValueError(f"sweep: none of {', '.join(rules)} has a setting {key!r}: leave it out")
+    lines = []
+    for rule in rules:
+        mine = {key: values for key, values in lists.items() if key in has[rule]}
+        for chosen in itertools.product(*mine.values()):
+            words = (f"{key}={shown(value)}" for key, value in zip(mine, chosen, strict=True))
+            lines.append(" ".join([rule, *words]))
+    return lines
+
+
+def _listed(values: Any) -> list[Any]:
+    """Return one value or many as a list."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return [values]
+    return list(values)
+
+
+def read_points(
+    strategies: Iterable[str],
+    sweep: Mapping[str, Iterable[Any]],
+    warp: Mapping[str, Any],
+    batch_size: int,
+) -> list[Point]:
+    """Return all points of a run, each once, in the order given.
+
+    Raises:
+      ValueError: as `parse_point` and `sweep_lines`; there is none.
+    """
+    points: dict[str, Point] = {}
+    for line in (*strategies, *sweep_lines(sweep)):
+        point = parse_point(line, warp, batch_size)
+        points.setdefault(point.label, point)
+    if not points:
+        raise ValueError("no strategies: give strategies, e.g. ('sample', 'mmtad depth=4 width=4')")
+    return list(points.values())
