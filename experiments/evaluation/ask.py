@@ -14,6 +14,7 @@ from experiments.flags.settings import RunSettings
 from experiments.rows.completion import row_of
 from experiments.tasks.base import Problem, Task, conversation
 from mtad_jax.completions import Completion
+from mtad_jax.decode.checks import check_positions
 from mtad_jax.pipeline import Pipeline
 
 MOST_TURNS = 64
@@ -135,11 +136,15 @@ class Asker:
 
     def _fits(self, ids: list[int]) -> bool:
         """Whether a later turn's conversation still has room; a first one's was checked."""
-        lms = [self.pipe.target.lm]
-        if self.pipe.draft is not None and self.point.strategy.needs_draft:
-            lms.append(self.pipe.draft.lm)
-        need = len(ids) + self.max_new_tokens + self.point.strategy.lookahead
-        return need <= min(lm.max_positions for lm in lms)
+        pipe, strategy = self.pipe, self.point.strategy
+        draft = pipe.draft.lm if pipe.draft and strategy.needs_draft else None
+        try:
+            check_positions(
+                pipe.target.lm, draft, len(ids), self.max_new_tokens, strategy.lookahead
+            )
+        except ValueError:
+            return False
+        return True
 
     def _decode(
         self, units: list[int], prompts: list[tuple[str, list[int]]], turn: int, batch: int

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import config_flags
 import pytest
-from absl import flags
 from tiny_pair import write_pair
 
 from experiments import evaluate as program
@@ -29,10 +29,8 @@ def pair(tmp_path_factory):
 
 
 def run(*args):
-    values = flags.FlagValues()
-    program.define_flags(values)
-    values(["evaluate", f"--config={ROOT}/configs/eval/quick.py", *map(str, args)])
-    return program.evaluate(values)
+    config = f"--config={ROOT}/configs/eval/quick.py"
+    return config_flags.run(program, program.evaluate, config, *args)
 
 
 def asked(pair, folder, *more):

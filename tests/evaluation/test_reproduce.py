@@ -1,7 +1,7 @@
 """The paper's figures beside a run's: verdicts by hand, and the command on a small pair."""
 
+import config_flags
 import pytest
-from absl import flags
 from tiny_pair import write_pair
 
 from experiments import reproduce as program
@@ -55,13 +55,13 @@ def test_figures_of_a_table(monkeypatch):
 @pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     target, draft = write_pair(tmp_path)
-    values = flags.FlagValues()
-    program.define_flags(values)
     rules = (paper.SAMPLE, paper.SPECULATIVE, paper.MTAD)
-    values(["reproduce", f"--output={tmp_path / 'run'}", f"--config.target={target}",
-            f"--config.draft={draft}", "--config.tasks=('tales openings=3',)",
-            "--config.max_new_tokens=8", f"--config.strategies={rules}"])  # fmt: skip
-    assert program.reproduce(values) == 0
+    code = config_flags.run(
+        program, program.reproduce, f"--output={tmp_path / 'run'}", f"--config.target={target}",
+        f"--config.draft={draft}", "--config.tasks=('tales openings=3',)",
+        "--config.max_new_tokens=8", f"--config.strategies={rules}",
+    )  # fmt: skip
+    assert code == 0
     report = (tmp_path / "run/reproduce.md").read_text()
     assert report in capsys.readouterr().out + "\n"
     [line] = [x for x in report.splitlines() if x.startswith("| perplexity, MTAD")]
