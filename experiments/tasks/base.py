@@ -80,6 +80,16 @@ class Task(abc.ABC):
         del problem, answers
         return {}
 
+    def answer_row(
+        self, problem: Problem, rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """Return what the task's own tools read of one problem; None: they read nothing of ours.
+
+        `rows` are the problem's records (`docs/records.md`) in the order of samples and turns.
+        """
+        del problem, rows
+        return None
+
     def plain(self, messages: Sequence[Message]) -> str:
         """Return a conversation as the text that a model without a chat template continues."""
         how = {"system": "{}\n\n", "user": self.question, "assistant": self.answer}

@@ -1,6 +1,5 @@
 """Prompts of the benchmark: story openings, and questions about databases not trained on."""
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,13 +76,7 @@ class Task:
 
     def judge(self, text: str) -> bool | None:
         """Return whether the query gives the right rows; None for stories."""
-        if self.example is None:
-            return None
-        connection: sqlite3.Connection = text_to_sql.build_database(self.example.db_id)
-        try:
-            return text_to_sql.execution_match(text.strip(), self.example.sql, connection)
-        finally:
-            connection.close()
+        return None if self.example is None else text_to_sql.is_correct(self.example, text)
 
 
 def make_tasks(

@@ -9,17 +9,34 @@ and its work is bounded.
 import re
 import sqlite3
 from collections import Counter
+from dataclasses import dataclass
 
 from experiments.tasks.sql_text import STRING
 
 STEPS_PER_CHECK = 10_000  # SQLite virtual machine instructions between two calls of the handler
-MAX_CHECKS = 200
-MAX_ROWS = 10_000
 MAX_CELL_BYTES = 1_000_000
 ALLOWED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
 
 
-def run_select(sql: str, connection: sqlite3.Connection) -> list[tuple]:
+@dataclass(frozen=True)
+class Limits:
+    """What one query may take; the defaults are for databases of a few hundred rows.
+
+    Attributes:
+      steps: SQLite virtual machine instructions.
+      rows: of its result.
+      characters: of all texts of its result.
+    """
+
+    steps: int = 2_000_000
+    rows: int = 10_000
+    characters: int = 100_000_000
+
+
+SMALL = Limits()
+
+
+def run_select(sql: str, connection: sqlite3.Connection, limits: Limits = SMALL) -> list[tuple]:
     """Runs one SELECT under the limits; `sqlite3.Error` where it fails or is refused."""
     if not re.match(r"\s*SELECT\b", sql, re.IGNORECASE):
         raise sqlite3.DatabaseError("only a SELECT may run")
@@ -28,7 +45,7 @@ def run_select(sql: str, connection: sqlite3.Connection) -> list[tuple]:
     def over_budget() -> bool:
         nonlocal checks
         checks += 1
-        return checks > MAX_CHECKS
+        return checks * STEPS_PER_CHECK > limits.steps
 
     def authorize(action: int, *_: str | None) -> int:
         return sqlite3.SQLITE_OK if action in ALLOWED_ACTIONS else sqlite3.SQLITE_DENY
@@ -37,15 +54,25 @@ def run_select(sql: str, connection: sqlite3.Connection) -> list[tuple]:
     connection.set_authorizer(authorize)
     connection.set_progress_handler(over_budget, STEPS_PER_CHECK)
     try:
-        rows = connection.execute(sql).fetchmany(MAX_ROWS + 1)
+        return _fetch(connection.execute(sql), limits)
     except (sqlite3.Warning, ValueError) as error:  # two statements, or text SQLite cannot take
         raise sqlite3.DatabaseError(str(error)) from error
     finally:
         connection.set_progress_handler(None, 0)
         connection.set_authorizer(None)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, length)
-    if len(rows) > MAX_ROWS:
-        raise sqlite3.DatabaseError(f"more than {MAX_ROWS} rows")
+
+
+def _fetch(cursor: sqlite3.Cursor, limits: Limits) -> list[tuple]:
+    """Returns the rows; `sqlite3.DatabaseError` where the limits have no room for them."""
+    rows, characters = [], 0
+    for row in cursor:
+        rows.append(row)
+        characters += sum(len(cell) for cell in row if isinstance(cell, str | bytes))
+        if len(rows) > limits.rows or characters > limits.characters:
+            raise sqlite3.DatabaseError(
+                f"more than {limits.rows} rows, or {limits.characters} characters"
+            )
     return rows
 
 
@@ -54,15 +81,17 @@ def is_ordered(sql: str) -> bool:
     return re.search(r"\bORDER\s+BY\b", STRING.sub("''", sql), re.IGNORECASE) is not None
 
 
-def execution_match(predicted_sql: str, gold_sql: str, connection: sqlite3.Connection) -> bool:
+def execution_match(
+    predicted_sql: str, gold_sql: str, connection: sqlite3.Connection, limits: Limits = SMALL
+) -> bool:
     """True where both queries give the same rows, in the same order if the gold query has one.
 
     A prediction that fails, writes or runs too long does not match; an error of the gold query is
     a fault of the data and is raised.
     """
-    gold = run_select(gold_sql, connection)
+    gold = run_select(gold_sql, connection, limits)
     try:
-        predicted = run_select(predicted_sql, connection)
+        predicted = run_select(predicted_sql, connection, limits)
     except sqlite3.Error:
         return False
     return predicted == gold if is_ordered(gold_sql) else Counter(predicted) == Counter(gold)

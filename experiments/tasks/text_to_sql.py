@@ -88,6 +88,15 @@ def examples(split: str, count: int, seed: int) -> list[Example]:
     return list(found.values())
 
 
+def is_correct(example: Example, text: str) -> bool:
+    """Whether a generated query gives the rows of the example's own."""
+    connection: sqlite3.Connection = build_database(example.db_id)
+    try:
+        return execution_match(text.strip(), example.sql, connection)
+    finally:
+        connection.close()
+
+
 def gold_rows(example: Example) -> list[tuple]:
     """The rows that the example's own query gives."""
     connection: sqlite3.Connection = build_database(example.db_id)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from experiments.tasks import text_to_sql
+from experiments.tasks.sql_execution import Limits, run_select
 from experiments.tasks.sql_questions import (
     aggregate_form,
     ask,
@@ -278,6 +279,20 @@ def test_faulty_and_forbidden_queries_do_not_match(connection, sql):
     before = list(connection.iterdump())
     assert not execution_match(sql, "SELECT name FROM t", connection)
     assert list(connection.iterdump()) == before
+
+
+def test_limits_can_be_set(connection):
+    gold = "SELECT name FROM t"
+    with pytest.raises(sqlite3.Error, match="more than 3 rows"):
+        run_select(gold, connection, Limits(rows=3))
+    assert len(run_select(gold, connection, Limits(rows=4))) == 4
+    with pytest.raises(sqlite3.Error, match="or 11 characters"):
+        run_select(gold, connection, Limits(characters=11))
+    assert len(run_select(gold, connection, Limits(characters=12))) == 4
+    product = "SELECT count(*) FROM t AS a, t AS b, t AS c, t AS d, t AS e, t AS f, t AS g"
+    with pytest.raises(sqlite3.Error, match="interrupted"):
+        run_select(product, connection, Limits(steps=20_000))
+    assert run_select(product, connection) == [(4**7,)]
 
 
 def test_limits_end_with_the_query(connection):
