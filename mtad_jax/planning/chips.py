@@ -80,6 +80,23 @@ def gpu(kind: str, memory: float) -> Chip:
     return Chip(kind, memory, None, None, None, None, "unknown")
 
 
+# As JAX calls them: "lite" is what is sold as e.
+_TPU_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+
+
+def tpu_of(kind: str) -> Chip | None:
+    """Return the TPU that calls itself `kind`, such as "TPU v5 lite"; None: not in `CHIPS`."""
+    return CHIPS.get(_TPU_KINDS.get(kind, ""))
+
+
 def host(memory: float) -> Chip:
     """Return this machine's processor, of which only the memory (bytes) is known."""
     return Chip("cpu", memory, None, None, None, None, "unknown")

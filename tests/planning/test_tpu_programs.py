@@ -11,7 +11,7 @@ from configs import models
 from mtad_jax import recipes
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.devices.sharding import parse_mesh
-from mtad_jax.planning import topology
+from mtad_jax.planning import chips, topology
 from mtad_jax.planning.collectives import layer_counts, read_collectives
 from mtad_jax.planning.fit import judge
 from mtad_jax.planning.job import Job, choose_mesh, make_job, state_of
@@ -93,6 +93,12 @@ def copies(text: str, weights, caches) -> list[str]:
 def _sides(shape) -> tuple[int, ...]:
     """Return a shape but for the order of its sides, and sides of length 1."""
     return tuple(sorted(n for n in shape if n > 1))
+
+
+@pytest.mark.parametrize("text", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_a_tpu_is_known_by_what_it_calls_itself(text):
+    machine = topology.tpu(text)
+    assert chips.tpu_of(machine.devices[0].device_kind) == machine.chip
 
 
 def test_copies_are_seen():
