@@ -32,9 +32,12 @@ Models of your own:
 
 Which rule pays:
     calibrate, Calibration, Candidate
+
+Rows of runs as a pandas frame:
+    records (`records.read`)
 """
 
-from mtad_jax import recipes
+from mtad_jax import recipes, records
 from mtad_jax.calibration.calibrate import calibrate
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.calibration.report import Calibration
@@ -76,6 +79,7 @@ __all__ = [
     "load_tokenizer",
     "make_mesh",
     "recipes",
+    "records",
     "save",
     "stream",
 ]

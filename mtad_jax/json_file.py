@@ -22,8 +22,8 @@ def read_object(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def parse_object(file: Path, text: bytes) -> dict[str, Any]:
-    """Return the JSON object of a file's text.
+def parse_object(file: Path | str, text: bytes) -> dict[str, Any]:
+    """Return the JSON object of a file's text, or of a line of it; errors call it `file`.
 
     Raises:
       ValueError: as `read_object`.

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_LOADED = ("torch", "transformers", "matplotlib", "configs", "experiments")
+NOT_LOADED = ("torch", "transformers", "matplotlib", "pandas", "configs", "experiments")
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(ROOT.glob("mtad_jax/**/*.py"))
