@@ -10,16 +10,13 @@ ends them: tokens are those that a user gets.
 """
 
 import dataclasses
-import os
-import platform
-from importlib import metadata
 from typing import Any
 
-import jax
 from absl import flags
 from tqdm import tqdm
 
 from experiments.bench import frontier, plot, report
+from experiments.bench.facts import machine_line, run_facts
 from experiments.bench.measure import Bench, Rule, Sample
 from experiments.bench.suites import SUITES, Suite, judged, read_tasks, suite_of
 from experiments.flags.models import (
@@ -75,7 +72,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )  # fmt: skip
     text("data_dir", None, "Folder with corpora/fairytaleqa/test.txt. Default: built-in openings.",
          flag_values=values)  # fmt: skip
-    text("output", None, "JSON lines to write: settings, then every sample.", flag_values=values)
+    text("output", None, "JSON lines to write, one a sample, with settings in a file beside them.",
+         flag_values=values)  # fmt: skip
     flags.DEFINE_bool("overwrite", False, "Replace an output that exists.", flag_values=values)
     supervise.define_host_flags(values)
 
@@ -99,12 +97,12 @@ def benchmark(values: flags.FlagValues) -> None:
     elif values.overwrite and values.plot is None:
         raise ValueError("--overwrite needs --output=FILE.jsonl or --plot=FILE.png")
     bench = _open(values, tasks, prompts, rules)
-    print(f"{_machine()}\n{_shown_tasks(values, tasks)}")
+    print(f"{machine_line()}\n{_shown_tasks(values, tasks)}")
     compile_seconds, samples = measure(bench, tasks, rules, values.repeats)
     if writer is not None:
+        facts = run_facts(bench.pipe, config=_about(values, tasks, rules), seed=values.seed)
+        writer.describe(facts | {"compile_seconds": compile_seconds})
         with writer:
-            about = _about(values, tasks, rules)
-            writer.write([about | {"compile_seconds": compile_seconds}])
             writer.write([dataclasses.asdict(sample) for sample in samples])
     print("\n".join(suite.lines(rules, samples, compile_seconds)))
     if values.plot is not None and is_first():
@@ -171,7 +169,6 @@ def _about(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> di
     names += ["repeats", "max_new_tokens", "seed", "tau", "data_dir", "prompts"]
     warp = rules[0].warp
     return {
-        "machine": _machine(),
         **{name: getattr(values, name) for name in names},
         "openings": sum(task.kind == "story" for task in tasks),
         "questions": sum(task.kind == "sql" for task in tasks),
@@ -181,16 +178,6 @@ def _about(values: flags.FlagValues, tasks: list[Task], rules: list[Rule]) -> di
         "min_p": float(warp.min_p),
         "rules": [rule.label for rule in rules],
     }
-
-
-def _machine() -> str:
-    """Return what the numbers were measured on."""
-    device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"mtad-jax {metadata.version('mtad-jax')}, jax {jax.__version__}, Python "
-        f"{platform.python_version()}, {device.platform} ({device.device_kind}), {cores} CPU cores"
-    )
 
 
 def main(argv: list[str]) -> int:

@@ -3,7 +3,8 @@
 `python -m experiments.generate --prompt="Once upon a time"` streams the text to stdout and prints a
 line of statistics to stderr. `--prompts=IN.jsonl --output=OUT.jsonl` writes a row a prompt, or with
 `--samples=N` N rows a prompt, numbered by `sample`; what is finished of an interrupted run stays in
-`OUT.jsonl.partial`, and `--resume` goes on from there. A prompt's row may have its own `seed`: then
+`OUT.jsonl.partial`, and `--resume` goes on from there. `OUT.jsonl.settings.json` says what the rows
+were made with (docs/records.md). A prompt's row may have its own `seed`: then
 its texts are the same in any file. No other setting is a row's own: a key such as `max_new_tokens`
 is refused. All other keys (`id`, `question`, ...) are repeated in the output row.
 
@@ -27,8 +28,9 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments.bench import measure
+from experiments.bench.facts import run_facts
 from experiments.bench.scores import perplexity_of, shown_perplexity
-from experiments.flags.models import check_models, load_models
+from experiments.flags.models import MESH_FLAGS, check_models, load_models
 from experiments.flags.rules import read_rule
 from experiments.flags.settings import (
     RunSettings,
@@ -48,10 +50,11 @@ from mtad_jax.pipeline import Pipeline
 SOURCES = ("prompt", "prompt_ids", "prompts")
 OUTPUT_FLAGS = ("overwrite", "resume")
 OUTPUT_KEYS = (
-    "sample", "prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds",
+    "sample", "prompt", "prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds",
     "finish_reason", "rule",
 )  # fmt: skip
 """What an output row has beside the keys of its prompt's row."""
+FREE_FLAGS = (*MESH_FLAGS, "batch_size")  # a run may go on with others: no text depends on them
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -78,12 +81,13 @@ def generate(values: flags.FlagValues) -> int:
     settings = read_settings(values)
     check_models(values, settings.strategy.needs_draft)
     prompts = _read_prompts(values)
-    writer = None
+    writer, config = None, _row_settings(values, prompts)
     if values.output is not None:
         kind = RowWriter if is_first() else NoWriter
         writer = kind(
             values.output,
-            _row_settings(values, prompts),
+            config,
+            free=FREE_FLAGS,
             overwrite=values.overwrite,
             resume=values.resume,
         )
@@ -97,6 +101,7 @@ def generate(values: flags.FlagValues) -> int:
     if writer is None:
         stream_text(pipe, ids[0], settings)
         return 0
+    writer.describe(run_facts(pipe, config=config, seed=values.seed))
     rule = read_rule(values)
     return write_rows(pipe, prompts, ids, settings, writer, values.batch_size, rule)
 
@@ -158,6 +163,7 @@ def write_rows(
                     [
                         prompts[i // samples].keys
                         | ({"sample": i % samples} if samples > 1 else {})
+                        | {"prompt": prompts[i // samples].text}
                         | output_row(row, seconds)
                         | {"rule": rule}
                         for i, row in enumerate(rows, first)
@@ -281,10 +287,11 @@ def _check_keys(prompts: Sequence[Prompt]) -> None:
 
 
 def _row_settings(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Return all that the rows depend on; the batch size is not among it."""
+    """Return all that the rows depend on, and `FREE_FLAGS`."""
     text = json.dumps([[prompt.value, prompt.keys, prompt.seed] for prompt in prompts])
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {name: values[name].value for name in setting_flags()} | {"prompts_sha256": digest}
+    given = {name: values[name].value for name in (*setting_flags(), *FREE_FLAGS)}
+    return given | {"rule": read_rule(values), "prompts_sha256": digest}
 
 
 def main(argv: list[str]) -> int:

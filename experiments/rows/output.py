@@ -1,17 +1,21 @@
 """JSON-lines output of long work: complete or not there, and an interrupted run can go on.
 
 Rows are written to `FILE.partial` as they are finished, and the file gets its name at the end.
-`FILE.partial.settings` says what they were made with, so that a run cannot go on with others.
+Beside them is what they were made with, so that a run cannot go on with others; see
+`experiments.rows.sidecar`.
 """
 
 import errno
 import json
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from experiments.rows.sidecar import Sidecar
 from mtad_jax.checkpoints.locks import lock_file
+from mtad_jax.records import partial_of
 
 
 def rows_kept(path: str | Path) -> str:
@@ -20,13 +24,9 @@ def rows_kept(path: str | Path) -> str:
     Args:
       path: the final file of a run that was cut short.
     """
-    partial = _partial_of(Path(path))
+    partial = partial_of(path)
     count = partial.read_bytes().count(b"\n") if partial.is_file() else 0
     return f"; {count} rows are in {partial}: --resume goes on" if count else ""
-
-
-def _partial_of(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
 
 
 class RowWriter:
@@ -43,6 +43,7 @@ class RowWriter:
         path: str | Path,
         settings: dict[str, Any],
         *,
+        free: Collection[str] = (),
         overwrite: bool = False,
         resume: bool = False,
     ):
@@ -51,16 +52,25 @@ class RowWriter:
         Args:
           path: the final file.
           settings: all that the rows depend on, as JSON can hold it.
+          free: of these settings those that a resumed run may have otherwise.
           overwrite: replace an existing file, and a partial one unless `resume`.
           resume: go on after the rows of the partial file, if there is one.
         """
         self.path = Path(path)
-        self.partial = _partial_of(self.path)
-        self._sidecar = self.partial.with_name(self.partial.name + ".settings")
-        self._settings = json.loads(json.dumps(settings))  # as it reads back
+        self.partial = partial_of(self.path)
+        self._sidecar = Sidecar(self.path, settings, free)
         self._overwrite, self._resume = overwrite, resume
         self.count = 0
         self._file: BinaryIO | None = None
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Keep the settings beside the finished rows, with what else there is to know of the run.
+
+        Args:
+          facts: of `experiments.bench.facts.run_facts`. Its `config`, and what its `models` hold,
+            must be the same when a run goes on.
+        """
+        self._sidecar.describe(facts)
 
     def check(self) -> None:
         """Check that the output may be written, before any work.
@@ -75,7 +85,7 @@ class RowWriter:
         if not self.partial.exists() or not self.partial.stat().st_size:
             return  # a run that was killed before its first row leaves an empty file
         if self._resume:
-            self._check_settings()
+            self._sidecar.check_same()
         elif not self._overwrite:
             raise ValueError(
                 f"{self.partial}: rows of an interrupted run: --resume goes on after them, "
@@ -144,41 +154,30 @@ class RowWriter:
     ) -> None:
         """Rename the partial file, or leave it if the work was cut short with rows in it."""
         assert self._file is not None
-        if kind is None:
-            self.partial.replace(self.path)
-            self._sidecar.unlink(missing_ok=True)
-        elif not self.count:
-            self._abandon()
-        _close(self._file)
+        try:
+            if kind is None:
+                self._sidecar.keep()
+                self.partial.replace(self.path)
+                self._sidecar.remove()
+            elif not self.count:
+                self._abandon()
+        except OSError as failure:
+            raise self._named(failure) from failure
+        finally:
+            _close(self._file)
 
     def _begin(self, file: BinaryIO) -> None:
         if self._resume and os.fstat(file.fileno()).st_size:
             self.count = _keep_whole_rows(file)
-            return
-        file.truncate(0)
-        self._sidecar.write_text(json.dumps(self._settings), encoding="utf-8")
-
-    def _check_settings(self) -> None:
-        try:
-            before = json.loads(self._sidecar.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{self._sidecar}: cannot be read, so --resume cannot tell what the rows were made "
-                "with: use --overwrite to start again"
-            ) from error
-        for name in sorted({*before, *self._settings}):
-            old, new = before.get(name), self._settings.get(name)
-            if old != new:
-                raise ValueError(
-                    f"{self.partial}: made with {name}={old}, not {new}: give the same flags to "
-                    "--resume, or --overwrite to start again"
-                )
+        else:
+            file.truncate(0)
+        self._sidecar.begin()
 
     def _abandon(self) -> None:
         """Remove what holds no row."""
         assert self._file is not None
         self.partial.unlink(missing_ok=True)
-        self._sidecar.unlink(missing_ok=True)
+        self._sidecar.remove()
         _close(self._file)
 
     def _named(self, error: OSError) -> OSError:
@@ -189,6 +188,9 @@ class RowWriter:
 
 class NoWriter(RowWriter):
     """Takes rows and writes none: for the processes of a run that are not its writer."""
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
 
     def check(self) -> None:
         """Nothing can be wrong."""

@@ -39,6 +39,11 @@ class Prompt:
     keys: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
 
+    @property
+    def text(self) -> str | None:
+        """The text; None: token ids were given."""
+        return self.value if isinstance(self.value, str) else None
+
 
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read a JSON-lines file of rows with `prompt` (text) or `prompt_ids`; blank lines are skipped.

@@ -17,6 +17,7 @@ from experiments import generate as program
 from experiments.rows.output import RowWriter
 from mtad_jax import recipes
 from mtad_jax.completions import Completion, RowStats
+from mtad_jax.devices.hosts import checkpoint_digest
 from mtad_jax.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,7 @@ ROWS = [
     {"prompt_ids": [1, 9, 9, 9, 12]},
 ]
 KEYS = {"prompt_ids", "tokens", "text", "logp_raw", "logp", "stats", "seconds", "finish_reason"}
-KEYS |= {"rule"}
+KEYS |= {"prompt", "rule"}
 STATS = {"rounds", "accepted", "drafted", "block_efficiency", "acceptance_by_position", "endings"}
 
 
@@ -82,7 +83,24 @@ def test_rows(ids_pair, prompts, tmp_path):
         assert 1 <= len(row["tokens"]) == len(row["logp"]) == len(row["logp_raw"]) <= 6
         assert row["finish_reason"] == ("end" if row["tokens"][-1] == 2 else "length")
         assert row["seconds"] > 0 and row["text"] == ""
-    assert os.listdir(out.parent) == ["out.jsonl"]
+        assert row["prompt"] is None  # ids were given
+    assert sorted(os.listdir(out.parent)) == ["out.jsonl", "out.jsonl.settings.json"]
+    made_with = json.loads((out.parent / "out.jsonl.settings.json").read_text())
+    config, drafts = made_with["config"], made_with["models"]["draft"]
+    assert config["rule"] == rows[0]["rule"] and {"depth", "tau"} <= set(config["rule"])
+    assert config["batch_size"] == 2 and config["max_new_tokens"] == 6
+    assert made_with["seed"] == config["seed"] == 0 and made_with["energy"]["source"] is None
+    assert drafts["digest"] == checkpoint_digest(ids_pair[1]) and drafts["path"] in str(ids_pair)
+
+
+@pytest.mark.slow
+def test_prompts_are_in_the_rows_as_they_were_given(pair, tmp_path):
+    rows = [{"prompt": "The cat", "id": 4}, {"prompt_ids": [1, 5]}]
+    prompts, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert run(*greedy(pair), f"--prompts={prompts}", f"--output={out}") == 0
+    first, second = read_jsonl(out)
+    assert (first["prompt"], first["id"], second["prompt"]) == ("The cat", 4, None)
+    assert first["prompt_ids"] == Pipeline.load(pair[0]).encode("The cat")
 
 
 def test_rows_do_not_depend_on_the_batch_size(ids_pair, prompts, tmp_path):
@@ -184,7 +202,9 @@ def test_rows_stay_where_the_file_cannot_be_locked(tmp_path, monkeypatch):
             RowWriter(out, {"seed": 0}, resume=True).__enter__()
         with pytest.raises(OSError, match="No locks"):
             RowWriter(tmp_path / "new.jsonl", {}).__enter__()
-    assert sorted(os.listdir(tmp_path)) == ["out.jsonl.partial", "out.jsonl.partial.settings"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "out.jsonl.partial", "out.jsonl.partial.settings.json"
+    ]  # fmt: skip
     with RowWriter(out, {"seed": 0}, resume=True) as writer:
         assert writer.count == 1
     assert read_jsonl(out) == [{"id": 1}]

@@ -300,8 +300,12 @@ def test_prompts_of_ones_own(tmp_path, capsys):
     benchmark.benchmark(values)
     said = capsys.readouterr().out
     assert f"2 prompts of {prompts}" in said and "against greedy" in said
-    about, *samples = [json.loads(line) for line in out.read_text().splitlines()]
-    assert about["prompts"] == str(prompts) and {s["kind"] for s in samples} == {"own"}
+    samples = [json.loads(line) for line in out.read_text().splitlines()]
+    about = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
+    assert about["config"]["prompts"] == str(prompts) and set(about["compile_seconds"]) == {
+        s["rule"] for s in samples
+    }
+    assert {s["kind"] for s in samples} == {"own"}
     assert {s["prompt"] for s in samples} == {0, 1} and (tmp_path / "x.svg").is_file()
     prompts.write_text('{"prompt": "The cat", "seed": 3}\n')
     values.overwrite = True
