@@ -33,8 +33,6 @@ from mtad_jax import cli
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
 
-TERMINATED = 128 + signal.SIGTERM
-
 
 class _Terminated(BaseException):
     """The process was asked to end, as before its machine is taken away."""
@@ -137,7 +135,7 @@ def run(
                 rows.ask_all(bar.update)
     except (KeyboardInterrupt, _Terminated) as error:
         done = sum(rows.written for rows in everything)
-        code = cli.INTERRUPTED if isinstance(error, KeyboardInterrupt) else TERMINATED
+        code = cli.INTERRUPTED if isinstance(error, KeyboardInterrupt) else cli.TERMINATED
         what = "interrupted" if code == cli.INTERRUPTED else "terminated"
         print(
             f"error: {what}; {done} rows are in {folder.path}: the same command goes on",

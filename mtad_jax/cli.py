@@ -19,6 +19,7 @@ from mtad_jax.errors import one_line
 HELP_TOPIC = "Compiled programs"
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
+TERMINATED = 143  # and for one that was asked to end, as before its machine is taken (128 + SIGTERM)
 EXPECTED = (KeyboardInterrupt, ValueError, OSError, flags.Error)
 """Failures that `tell` can tell; any other is a mistake of ours."""
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "--helpfull")
@@ -41,7 +42,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
     Raises:
       SystemExit: always; 0 if all went well, 1 after an error. After Ctrl-C the process ends at
-        once, with 130: threads of the compiler may still run, and do not survive Python's end.
+        once, with 130, and where `main` returns `TERMINATED` with that: threads of the compiler may
+        still run, and do not survive Python's end.
     """
     _define_flags(flags.FLAGS)
 
@@ -54,7 +56,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
                 code = main(rest)
         except EXPECTED as error:
             code = tell(error)
-        if code == INTERRUPTED:
+        if code in (INTERRUPTED, TERMINATED):
             leave(code)
         return code
 

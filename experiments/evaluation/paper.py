@@ -124,7 +124,8 @@ def _ratio(name: str, mine: Problems, base: Problems) -> Interval | None:
     counts = np.array([[*values(mine[p]), *values(base[p])] for p in both], float)
     if not len(counts) or not np.isfinite(counts).all() or (counts.sum(0) <= 0).any():
         return None
-    return bootstrap.ratio(counts)
+    with np.errstate(divide="ignore"):  # a draw of problems in which the base got none right
+        return bootstrap.ratio(counts)
 
 
 def _joules(answers: Sequence[Answer]) -> tuple[float, float]:

@@ -228,7 +228,7 @@ def test_overwrite_starts_again(pair, tmp_path):
         (["--config.task=outside_tasks:Echo count=many"], "count=many must be a whole number"),
         (["--config.task=outside_tasks:Echo count"], "'count' is no key=value"),
         (["--config.task=gsm8k path=gone.jsonl"], "gone.jsonl: no such file"),
-        (["--config.tasks=()"], "no tasks: give"),
+        (["--config.task=", "--config.tasks=()"], "no tasks: give"),
         (["--config.strategies=('nope',)"], "no rule 'nope'"),
         (["--config.batch_size=0"], "config.batch_size=0 must be >= 1"),
         (["--config.style=rhyme"], "config.style=rhyme must be one of plain, chat"),
