@@ -1,13 +1,46 @@
-"""What a set of samples says about a rule: speed, tokens a call, quality."""
+"""What a set of samples says about a rule: speed, tokens a call, quality.
+
+What is counted is defined once, for the benchmark's samples and for the rows of a run.
+"""
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from experiments.bench.measure import Sample
 
 Z95 = 1.959964
+
+
+class Counted(Protocol):
+    """A text that was decoded, and what was counted; see `Sample`."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a user gets."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """Calls of the target."""
+        ...
+
+    @property
+    def accepted(self) -> int:
+        """Drafted tokens that were kept."""
+        ...
+
+    @property
+    def drafted(self) -> int:
+        """Tokens that were drafted."""
+        ...
+
+    @property
+    def logp_raw(self) -> float:
+        """Sum over the tokens of the un-warped target's log-probability."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,21 +83,54 @@ def score(samples: Sequence[Sample], base: Sequence[Sample] = ()) -> Score:
     """Score one rule's samples; `base` are those of the rule that speeds are compared with."""
     speeds, base_speeds = speed_by_pass(samples), speed_by_pass(base)
     ratios = [speeds[r] / base_speeds[r] for r in speeds if r in base_speeds]
-    tokens, rounds = (sum(getattr(s, name) for s in samples) for name in ("tokens", "rounds"))
-    accepted, drafted = (sum(getattr(s, name) for s in samples) for name in ("accepted", "drafted"))
     judged = [s.correct for s in samples if s.correct is not None]
     return Score(
         tokens_per_second=statistics.median(speeds.values()),
         ratio=statistics.median(ratios) if ratios else None,
-        tokens_per_call=tokens / rounds,
-        block_efficiency=1 + accepted / rounds,
-        acceptance=accepted / drafted if drafted else None,
-        perplexity=perplexity_of(statistics.fmean(s.logp_raw / s.tokens for s in samples)),
-        perplexity_by_token=perplexity_of(sum(s.logp_raw for s in samples) / tokens),
+        tokens_per_call=tokens_per_call(samples),
+        block_efficiency=block_efficiency(samples),
+        acceptance=acceptance(samples),
+        perplexity=perplexity(samples),
+        perplexity_by_token=perplexity_by_token(samples),
         correct=sum(judged),
         judged=len(judged),
-        tokens=tokens / len(samples),
+        tokens=statistics.fmean(s.tokens for s in samples),
     )
+
+
+def tokens_per_call(texts: Sequence[Counted]) -> float:
+    """Return the tokens a call of the target, over all texts; nan without calls."""
+    return quotient(sum(t.tokens for t in texts), sum(t.rounds for t in texts))
+
+
+def block_efficiency(texts: Sequence[Counted]) -> float:
+    """Return 1 + accepted / rounds, over all texts; nan without calls."""
+    return 1 + quotient(sum(t.accepted for t in texts), sum(t.rounds for t in texts))
+
+
+def acceptance(texts: Sequence[Counted]) -> float | None:
+    """Return accepted / drafted, over all texts; None where nothing is drafted."""
+    drafted = sum(t.drafted for t in texts)
+    return sum(t.accepted for t in texts) / drafted if drafted else None
+
+
+def perplexity(texts: Sequence[Counted]) -> float:
+    """Return exp of the mean over texts of a text's mean -logp_raw: the macro average.
+
+    Texts without tokens have no mean and are left out; nan where no others are there.
+    """
+    means = [t.logp_raw / t.tokens for t in texts if t.tokens]
+    return perplexity_of(statistics.fmean(means)) if means else math.nan
+
+
+def perplexity_by_token(texts: Sequence[Counted]) -> float:
+    """Return exp of the mean over all tokens of -logp_raw; nan without tokens."""
+    return perplexity_of(quotient(sum(t.logp_raw for t in texts), sum(t.tokens for t in texts)))
+
+
+def quotient(above: float, below: float) -> float:
+    """Return a quotient; nan where it has none."""
+    return above / below if below else math.nan
 
 
 def perplexity_of(mean_logp: float) -> float:
