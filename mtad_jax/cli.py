@@ -27,18 +27,24 @@ GRACE_S = 1.0
 """Seconds that an interrupted program has to notice; a compiler that runs does not."""
 
 
-def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[list[str]], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    positional: bool = False,
+) -> NoReturn:
     """Run `main` under absl and exit; wrong input ends in `error: ...` and no traceback.
 
-    Caught are bad flags, positional arguments (no program here takes any), `ValueError`, `OSError`
+    Caught are bad flags, positional arguments of a program that takes none, `ValueError`, `OSError`
     and Ctrl-C. Anything else is a mistake of ours and keeps its traceback. `--verbosity=1` shows
     the traceback of the others too. Unless that flag says otherwise, only warnings are logged:
     orbax logs a dozen lines for every read. Compiled programs are kept as `--compilation_cache`
     says.
 
     Args:
-      main: takes the arguments left over (the program's name only); returns an exit code or None.
+      main: takes the program's name and its positional arguments; returns an exit code or None.
       argv: the command line, `sys.argv` if None.
+      positional: whether the program takes positional arguments.
 
     Raises:
       SystemExit: always; 0 if all went well, 1 after an error. After Ctrl-C the process ends at
@@ -50,7 +56,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     def guarded(rest: list[str]) -> int | None:
         try:
             with _interruptible():
-                if rest[1:]:
+                if rest[1:] and not positional:
                     raise ValueError(f"unexpected argument {rest[1]!r}: use --flag=value")
                 compilation.enable(flags.FLAGS.compilation_cache)
                 code = main(rest)

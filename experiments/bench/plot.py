@@ -39,11 +39,23 @@ def check_plot(path: str | None, overwrite: bool) -> None:
         raise ValueError(f"--plot={path}: no such folder")
     if Path(path).is_dir() or (Path(path).exists() and not overwrite):
         raise ValueError(f"--plot={path} exists: use another name or --overwrite")
+    check_matplotlib(f"--plot={path}")
+
+
+def check_matplotlib(what: str) -> None:
+    """Check that pictures can be drawn.
+
+    Args:
+      what: asks for them, as the error names it.
+
+    Raises:
+      ValueError: they cannot.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"--plot={path} needs matplotlib: pip install matplotlib (or the extra plots)"
+            f"{what} needs matplotlib: pip install matplotlib (or the extra plots)"
         ) from error
 
 

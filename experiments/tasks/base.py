@@ -127,10 +127,14 @@ def check_file(path: str | Path, what: str, source: str) -> Path:
     return found
 
 
-def read_rows(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+def read_rows(path: str | Path, *, whole: bool = True) -> list[tuple[str, dict[str, Any]]]:
     """Read a JSON-lines file, or one in gzip's format, as rows with what errors call each.
 
     Blank lines are skipped.
+
+    Args:
+      path: of the file.
+      whole: False for one that is still being written: a last line without its end is left out.
 
     Raises:
       ValueError: a line is no JSON object; names file and line. No rows. A broken gzip file.
@@ -142,6 +146,8 @@ def read_rows(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: not a whole gzip file: {error}") from error
+    if not whole:
+        data = data[: data.rfind(b"\n") + 1]
     rows = []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():

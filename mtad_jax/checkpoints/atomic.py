@@ -9,9 +9,14 @@ from pathlib import Path
 
 from mtad_jax.checkpoints.locks import lock_folder
 
+CHECKPOINT = "config.json"
+"""The file that every checkpoint has."""
+
 
 @contextmanager
-def new_folder(path: str | Path, *, overwrite: bool = False, need_bytes: int = 0) -> Iterator[Path]:
+def new_folder(
+    path: str | Path, *, overwrite: bool = False, need_bytes: int = 0, marker: str = CHECKPOINT
+) -> Iterator[Path]:
     """Give a temporary folder beside `path`, and rename it to `path` once the block is done.
 
     The temporary folder's name is fixed and locked: what a killed run left is cleared by the next
@@ -19,9 +24,10 @@ def new_folder(path: str | Path, *, overwrite: bool = False, need_bytes: int = 0
 
     Args:
       path: must not exist, unless `overwrite`.
-      overwrite: replace `path` if it is an empty folder or holds a checkpoint (a `config.json`);
-        anything else was hardly meant.
+      overwrite: replace `path` if it is an empty folder or holds the marker; anything else was
+        hardly meant.
       need_bytes: how much will be written.
+      marker: a file that every folder of this kind has; that of checkpoints unless told otherwise.
 
     Raises:
       ValueError: `path` exists and may not be replaced, or another run writes it.
@@ -33,7 +39,7 @@ def new_folder(path: str | Path, *, overwrite: bool = False, need_bytes: int = 0
     lock = _lock(temporary, path)
     try:
         _recover(path, old)
-        _check_output(path, overwrite)
+        _check_output(path, overwrite, marker)
         _clear(temporary)
         free = shutil.disk_usage(path.parent).free
         if free < need_bytes:
@@ -101,15 +107,16 @@ def _recover(path: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_output(path: Path, overwrite: bool) -> None:
+def _check_output(path: Path, overwrite: bool, marker: str) -> None:
     if not os.path.lexists(path):
         return
     if not overwrite:
         raise ValueError(f"{path}: output exists: use another name or --overwrite")
     if path.is_symlink() or not path.is_dir():
         raise ValueError(f"{path}: output is not a folder: use another name")
-    if any(path.iterdir()) and not (path / "config.json").is_file():
-        raise ValueError(f"{path}: output holds something else than a checkpoint: not replaced")
+    if any(path.iterdir()) and not (path / marker).is_file():
+        kind = "a checkpoint" if marker == CHECKPOINT else f"a folder with {marker}"
+        raise ValueError(f"{path}: output holds something else than {kind}: not replaced")
 
 
 def _clear(folder: Path) -> None:
