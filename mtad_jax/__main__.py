@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": "experiments.plan",
     "quantization": "experiments.quantization",
     "answers": "experiments.answers",
+    "report": "experiments.report",
     "corpus": "experiments.corpus",
     "train": "experiments.train",
     "from_hf": "checkpoints_convert.from_hf",

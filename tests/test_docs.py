@@ -9,12 +9,12 @@ import pytest
 from absl import flags
 
 import mtad_jax
-from experiments import answers, benchmark, calibrate, demo, generate, plan, quantization
+from experiments import answers, benchmark, calibrate, demo, generate, plan, quantization, report
 from mtad_jax.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if p.name != "CHANGELOG.md")
-PROGRAMS = (answers, benchmark, calibrate, demo, generate, plan, quantization)
+PROGRAMS = (answers, benchmark, calibrate, demo, generate, plan, quantization, report)
 CLI = ROOT / "mtad_jax" / "cli.py"  # what all programs have
 OTHERS = {
     "config",  # of train, by ml_collections
