@@ -68,11 +68,11 @@ def test_the_facts_of_a_run(folders, monkeypatch):
         }
 
 
+@pytest.mark.slow
 def test_int8_and_meshes_are_of_the_same_parameters(folders):
     whole = facts.model_facts(Pipeline.load(folders[0]).target)
-    mesh = mtad_jax.make_mesh(
-        "model:2", jax.devices()[:2]
-    )  # which has the one key/value head twice
+    # Which has the one key/value head twice.
+    mesh = mtad_jax.make_mesh("model:2", jax.devices()[:2])
     pipe = Pipeline.load(folders[0], mesh=mesh, target_int8="weights,kv")
     found = facts.model_facts(pipe.target)
     assert found == whole | {"int8": ["kv", "weights"]}
