@@ -37,7 +37,7 @@ from experiments.flags.settings import (
     define_setting_flags,
     parse_ids,
     read_settings,
-    setting_flags,
+    resolved_flags,
 )
 from experiments.launch import supervise
 from experiments.rows.output import NoWriter, RowWriter
@@ -81,7 +81,7 @@ def generate(values: flags.FlagValues) -> int:
     settings = read_settings(values)
     check_models(values, settings.strategy.needs_draft)
     prompts = _read_prompts(values)
-    writer, config = None, _row_settings(values, prompts)
+    writer, config = None, _row_settings(values, settings, prompts)
     if values.output is not None:
         kind = RowWriter if is_first() else NoWriter
         writer = kind(
@@ -286,12 +286,14 @@ def _check_keys(prompts: Sequence[Prompt]) -> None:
                 )
 
 
-def _row_settings(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:
+def _row_settings(
+    values: flags.FlagValues, settings: RunSettings, prompts: Sequence[Prompt]
+) -> dict[str, Any]:
     """Return all that the rows depend on, and `FREE_FLAGS`."""
     text = json.dumps([[prompt.value, prompt.keys, prompt.seed] for prompt in prompts])
     digest = hashlib.sha256(text.encode()).hexdigest()
-    given = {name: values[name].value for name in (*setting_flags(), *FREE_FLAGS)}
-    return given | {"rule": read_rule(values), "prompts_sha256": digest}
+    free = {name: values[name].value for name in FREE_FLAGS}
+    return resolved_flags(values, settings) | free | {"prompts_sha256": digest}
 
 
 def main(argv: list[str]) -> int:

@@ -16,7 +16,13 @@ from experiments.flags.models import (
     define_model_flags,
     without_draft,
 )
-from experiments.flags.rules import define_strategy_flags, read_strategy
+from experiments.flags.rules import (
+    define_strategy_flags,
+    flag_of,
+    read_rule,
+    read_strategy,
+    rule_flags,
+)
 from experiments.flags.warp import (
     define_draft_warp_flags,
     define_warp_flags,
@@ -83,6 +89,23 @@ def setting_flags() -> list[str]:
     values = flags.FlagValues()
     define_setting_flags(values)
     return [name for name in values if name not in MESH_FLAGS]
+
+
+def resolved_flags(values: flags.FlagValues, settings: RunSettings) -> dict[str, Any]:
+    """Return what a text depends on by the names of the flags, defaults included.
+
+    Settings of other rules are left out, and for a rule without a draft model all of the draft's.
+    None stays where the checkpoint says it, as for end tokens.
+    """
+    others = rule_flags(values.strategy)
+    found = {name: values[name].value for name in setting_flags() if name not in others}
+    found |= {flag_of(name): value for name, value in read_rule(values).items()}
+    warps = {"": settings.warp, "draft_": settings.draft_warp or settings.warp}
+    for start, warp in warps.items():
+        found |= {start + f.name: getattr(warp, f.name) for f in dataclasses.fields(warp)}
+    if not settings.strategy.needs_draft:
+        found = {name: value for name, value in found.items() if not name.startswith("draft")}
+    return found
 
 
 def define_control_flags(values: flags.FlagValues, *, max_new_tokens: int) -> None:

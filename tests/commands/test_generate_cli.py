@@ -87,7 +87,10 @@ def test_rows(ids_pair, prompts, tmp_path):
     assert sorted(os.listdir(out.parent)) == ["out.jsonl", "out.jsonl.settings.json"]
     made_with = json.loads((out.parent / "out.jsonl.settings.json").read_text())
     config, drafts = made_with["config"], made_with["models"]["draft"]
-    assert config["rule"] == rows[0]["rule"] and {"depth", "tau"} <= set(config["rule"])
+    assert config.items() >= rows[0]["rule"].items() and config["width"] == 2
+    # Defaults are spelt out, and what another rule has is not in it.
+    assert config.items() >= {"temperature": 1.0, "top_k": 10, "top_p": 0.9, "min_p": 0}.items()
+    assert config["draft_top_k"] == 10 and not {"ngram", "branching"} & set(config)
     assert config["batch_size"] == 2 and config["max_new_tokens"] == 6
     assert made_with["seed"] == config["seed"] == 0 and made_with["energy"]["source"] is None
     assert drafts["digest"] == checkpoint_digest(ids_pair[1]) and drafts["path"] in str(ids_pair)

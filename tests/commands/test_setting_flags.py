@@ -8,7 +8,7 @@ import outside_rules
 import pytest
 from absl import flags
 from draft_shapes import each
-from generate_flags import read, run
+from generate_flags import read, resolved, run
 
 from experiments.flags import rules
 from mtad_jax import recipes
@@ -32,6 +32,19 @@ def test_every_setting_of_every_rule_has_a_flag():
     for flag, takers in found.items():
         assert len({setting.type for setting in takers.values()}) == 1, flag
         assert all(setting.meaning for setting in takers.values()), flag
+
+
+def test_settings_are_spelt_out():
+    plain = resolved()
+    assert plain["strategy"] == "mmtad" and plain["draft_temperature"] == plain["temperature"] == 1
+    assert plain == resolved("--temperature=1", "--top_k=10", "--draft_top_p=0.9", "--depth=4")
+    assert {k: v for k, v in resolved("--draft_top_k=8").items() if v != plain[k]} == {
+        "draft_top_k": 8
+    }
+    greedy = resolved("--strategy=greedy")
+    assert greedy["temperature"] == 0 and not {"tau", "depth", "draft", "draft_top_k"} & set(greedy)
+    asked = resolved("--strategy=outside_rules:slack", "--depth=7")
+    assert (asked["strategy"], asked["depth"]) == ("outside_rules:slack", 7)
 
 
 def test_flags_are_the_recipes_parameters():

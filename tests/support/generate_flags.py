@@ -3,12 +3,13 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 from absl import flags
 
 from experiments import generate as program
-from experiments.flags.settings import RunSettings, read_settings
+from experiments.flags.settings import RunSettings, read_settings, resolved_flags
 
 
 @contextlib.contextmanager
@@ -25,6 +26,12 @@ def run(*args) -> int:
     """Run the program."""
     with _command_line(args) as values:
         return program.generate(values)
+
+
+def resolved(*args) -> dict[str, Any]:
+    """Return what flags come to, by their names."""
+    with _command_line(args) as values:
+        return resolved_flags(values, read_settings(values))
 
 
 def read(*args) -> RunSettings:
