@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_LOADED = ("torch", "transformers", "matplotlib", "pandas", "configs", "experiments")
+NOT_LOADED = (
+    "torch", "transformers", "matplotlib", "pandas", "jinja2", "configs", "experiments",
+)  # fmt: skip
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(ROOT.glob("mtad_jax/**/*.py"))

@@ -8,7 +8,9 @@ same.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+ROLES = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
 _MORE = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 

@@ -14,6 +14,7 @@ from mtad_jax.text.added import (
     older_tokens,
     tokens_by_id,
 )
+from mtad_jax.text.chat import is_template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,9 @@ def _is_decoder(value: Any) -> bool:
 _TOKEN = Field('a token, as a string or as {"content": ...},', _is_token, None, null=True)
 _TOKENS = Field("a list of tokens", _are_tokens, None, null=True)
 _MAYBE = switch(None, null=True)
+_TEMPLATE = Field(
+    'a text, or a list of {"name": ..., "template": ...},', is_template, None, null=True
+)
 
 SPECIAL_FIELDS: Mapping[str, Field] = {
     **dict.fromkeys(ROLES, _TOKEN),
@@ -64,6 +68,7 @@ SPECIAL_FIELDS: Mapping[str, Field] = {
 TOKENIZER_FIELDS: Mapping[str, Field] = {
     **SPECIAL_FIELDS,
     **dict.fromkeys(("add_bos_token", "add_prefix_space", "legacy"), _MAYBE),
+    "chat_template": _TEMPLATE,
     "added_tokens_decoder": Field('{id: {"content": token}, ...}', _is_decoder, None, null=True),
 }
 """Settings of `tokenizer_config.json`."""

@@ -8,11 +8,12 @@ with `merges.txt`. Nothing in the folder is executed. Streaming and stop strings
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtad_jax.text import settings as tokenizer_settings
+from mtad_jax.text.chat import ChatTemplate, read_templates
 
 if TYPE_CHECKING:
     from mtad_jax.text import files as tokenizer_files
@@ -35,6 +36,8 @@ class Tokenizer:
       adds_bos: whether `encode` starts a text with `bos_id`, as the model was trained.
       special_ids: ids which `decode` leaves out by default.
       leading_spaces: spaces dropped at the start of a text, where sentencepiece adds one.
+      special_tokens: special tokens by role (`bos_token` and so on), as chat templates take them.
+      chat_templates: the folder's, by name; see `mtad_jax.text.chat.choose_template`.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Tokenizer:
         bos_id: int | None = None,
         eos_id: int | None = None,
         adds_bos: bool = False,
+        special_tokens: Mapping[str, str] | None = None,
+        chat_templates: Mapping[str, ChatTemplate] | None = None,
     ):
         self._backend = backend
         self.vocab_size = max(backend.table) + 1
@@ -52,6 +57,8 @@ class Tokenizer:
         self.adds_bos = adds_bos and bos_id is not None
         self.special_ids = backend.special
         self.leading_spaces = backend.strip
+        self.special_tokens = dict(special_tokens or {})
+        self.chat_templates = dict(chat_templates or {})
 
     def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
         """Token ids of `text`.
@@ -149,12 +156,17 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
     else:
         return None
     starts = _model_ids(settings.model.get("bos_token_id"), backend)
+    bos = _role_token("bos_token", starts, backend, settings, folder)
+    eos = _role_token("eos_token", [], backend, settings, folder)
+    roles = settings.roles | {"bos_token": bos, "eos_token": eos}
     adds_bos = settings.flags.get("add_bos_token")
     return Tokenizer(
         backend,
-        bos_id=_role_id("bos_token", starts, backend, settings, folder),
-        eos_id=_role_id("eos_token", [], backend, settings, folder),
+        bos_id=None if bos is None else backend.vocabulary[bos],
+        eos_id=None if eos is None else backend.vocabulary[eos],
         adds_bos=backend.adds_bos if adds_bos is None else bool(adds_bos),
+        special_tokens={role: token for role, token in roles.items() if token is not None},
+        chat_templates=read_templates(folder, settings.flags),
     )
 
 
@@ -164,20 +176,20 @@ def _model_ids(value: Any, backend: tokenizer_files.Backend) -> list[int]:
     return [v for v in values if type(v) is int and v in backend.table]
 
 
-def _role_id(
+def _role_token(
     role: str,
     model_ids: list[int],
     backend: tokenizer_files.Backend,
     settings: tokenizer_settings.TokenizerSettings,
     folder: Path,
-) -> int | None:
-    """Id of a role: by the tokenizer's configuration, else `model_ids`, else the files' own."""
+) -> str | None:
+    """Token of a role: by the tokenizer's configuration, else `model_ids`, else the files' own."""
     if role in settings.roles:
         token = settings.roles[role]
         if token is not None and token not in backend.vocabulary:
             raise ValueError(f"{folder}: {role} {token!r} is not in the vocabulary")
-        return None if token is None else backend.vocabulary[token]
+        return token
     if model_ids:
-        return model_ids[0]
+        return next((token for token, i in backend.vocabulary.items() if i == model_ids[0]), None)
     token = backend.roles.get(role)
-    return None if token is None else backend.vocabulary.get(token)
+    return token if token in backend.vocabulary else None
