@@ -11,8 +11,8 @@ from mtad_jax.checkpoints.atomic import new_folder
 from mtad_jax.checkpoints.folder import IGNORED, dtype_name, folder_bytes, write_folder
 from mtad_jax.checkpoints.hf.params import to_params, to_tensors
 from mtad_jax.checkpoints.hf.read import (
-    SIDE_FILES,
     copy_files,
+    copy_side_files,
     inner_file,
     open_folder,
     read_config,
@@ -92,7 +92,7 @@ def to_hf(
     with new_folder(output, overwrite=overwrite, need_bytes=folder_bytes(tensors)) as temporary:
         with _Progress(tensors, "to_hf") as ticking:
             write_tensors(temporary, ticking, shard_bytes)
-        copy_files(source, temporary, SIDE_FILES)
+        copy_side_files(source, temporary)
         if metadata.dtype in ("mixed", metadata.source_dtype):
             copy_files(source, temporary, ("config.json",))
         else:

@@ -10,7 +10,7 @@ import jax
 
 from mtad_jax.checkpoints.atomic import new_folder
 from mtad_jax.checkpoints.hf.params import KeyLayout
-from mtad_jax.checkpoints.hf.read import SIDE_FILES, copy_files
+from mtad_jax.checkpoints.hf.read import copy_files, copy_side_files
 from mtad_jax.checkpoints.hf.write import write_json, write_safetensors
 from mtad_jax.checkpoints.lazy import LazyTensor
 from mtad_jax.checkpoints.load import FORMAT_VERSION, Metadata
@@ -66,7 +66,7 @@ def write_folder(
         arrays.save(temporary / "params", params)
         if ignored:
             write_safetensors(temporary / IGNORED, ignored)
-        copy_files(source, temporary, SIDE_FILES)
+        copy_side_files(source, temporary)
         if config is None:
             copy_files(source, temporary, ("config.json",))
         else:

@@ -28,7 +28,7 @@ from mtad_jax.checkpoints.hf.params import (
     to_params,
 )
 from mtad_jax.checkpoints.hf.read import (
-    SIDE_FILES,
+    check_side_files,
     inner_file,
     inner_folder,
     open_folder,
@@ -123,8 +123,7 @@ def load(
     """
     config, model = open_model(path, mesh=mesh, replicated=replicated, int8=int8)
     path, dtype = Path(path).expanduser(), _known_dtype(dtype)
-    for name in SIDE_FILES:  # the tokenizer reader follows links
-        inner_file(path, name)
+    check_side_files(path)  # the tokenizer reader follows links
     params = _open_weights(path, config)
     dtype = _compute_dtype(dtype, params)
     check_compute_dtype(model.int8, dtype)

@@ -158,7 +158,7 @@ def checkpoint_digest(folder: str | Path) -> str:
     """
     folder = Path(folder)
     files = [file for file in folder.glob("*") if file.suffix in _WEIGHT_FILES]
-    files += (folder / "params").rglob("*")
+    files += [*(folder / "params").rglob("*"), *folder.glob("*/*.jinja")]
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.is_file()):
         size = file.stat().st_size

@@ -15,6 +15,7 @@ from mtad_jax.checkpoints.hf import torch_file
 from mtad_jax.checkpoints.hf.families import Family, family_of
 from mtad_jax.checkpoints.lazy import SAFETENSORS_DTYPES, Index, LazyTensor
 from mtad_jax.json_file import read_object
+from mtad_jax.text.chat import TEMPLATE_FILE, TEMPLATE_FOLDER
 
 SIDE_FILES = (
     "generation_config.json",
@@ -25,9 +26,12 @@ SIDE_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
 )
-"""Files besides weights and `config.json` that a conversion takes along where they exist."""
+"""Files besides weights and `config.json` that a conversion takes along where they exist.
+
+So it does with further chat templates: `copy_side_files`.
+"""
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -157,6 +161,31 @@ def copy_files(source: Path, output: Path, names: Sequence[str]) -> None:
         file = inner_file(source, name)
         if file is not None:
             shutil.copyfile(file, output / name)
+
+
+def check_side_files(folder: Path) -> None:
+    """Check links among files that are not read by this module.
+
+    Raises:
+      ValueError: as `inner_file`.
+    """
+    for name in SIDE_FILES:
+        inner_file(folder, name)
+    inner_folder(folder, TEMPLATE_FOLDER)
+
+
+def copy_side_files(source: Path, output: Path) -> None:
+    """Copy what a checkpoint folder has besides weights and `config.json`.
+
+    Raises:
+      ValueError: as `inner_file`.
+    """
+    copy_files(source, output, SIDE_FILES)
+    templates = sorted(inner_folder(source, TEMPLATE_FOLDER).glob("*.jinja"))
+    if templates:
+        (output / TEMPLATE_FOLDER).mkdir()
+    for file in templates:
+        shutil.copyfile(file, output / TEMPLATE_FOLDER / file.name)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
