@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
@@ -29,7 +29,9 @@ from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.models.protocol import BoundLM
+from mtad_jax.text import chat as chats
 from mtad_jax.text import tokenizer as tokenizers
+from mtad_jax.text.chat import ChatTemplate, Message
 from mtad_jax.text.stream import StopTrimmer
 from mtad_jax.types import Int
 
@@ -157,6 +159,86 @@ class Pipeline:
             steps = self._run(ids, batch, strategy, stop, rounds, settings)
             found += list(steps)[-1][1][: batch.rows]
         return found
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        *,
+        strategy: Strategy,
+        stop: Sequence[str] = (),
+        batch_size: int | None = None,
+        chat_template: str | ChatTemplate | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Completion]:
+        """Answer conversations; to stream one answer, give `stream` what `encode_chat` returns.
+
+        Args:
+          messages: a conversation, as `render` takes it, or several.
+          strategy, stop, batch_size: as `__call__`.
+          chat_template, variables: as `render`.
+          **settings: as `__call__`; the checkpoint's end tokens end an answer.
+
+        Returns:
+          As `__call__`: `[answer] = pipe.chat(messages, ...)`. A conversation goes on with
+          `{"role": "assistant", "content": answer.text}` and the user's next message.
+
+        Raises:
+          ValueError: as `encode_chat` and `__call__`.
+          TypeError: as `__call__`.
+        """
+        prompts = [
+            self.encode_chat(said, chat_template=chat_template, variables=variables)
+            for said in chats.as_conversations(messages)
+        ]
+        return self(prompts, strategy=strategy, stop=stop, batch_size=batch_size, **settings)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | ChatTemplate | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return a conversation as the text that the model continues with its answer.
+
+        Args:
+          messages: `{"role": ..., "content": ...}` each, the last one the user's.
+          chat_template: the text of a template, or the name of one of the checkpoint's; None: the
+            checkpoint's default one.
+          variables: what else the template takes, e.g. `{"enable_thinking": False}`.
+
+        Raises:
+          ValueError: messages that are none; no tokenizer or template; a template that is wrong,
+            refuses these messages, or takes too much time or memory.
+        """
+        tokenizer = self.target.tokenizer
+        if tokenizer is None:
+            raise ValueError(
+                f"{self.target.folder}: no tokenizer files, and conversations are text"
+            )
+        template = chats.choose_template(
+            tokenizer.chat_templates, chat_template, self.target.folder
+        )
+        found = chats.check_messages(messages)
+        return template.render(found, tokenizer.special_tokens, variables)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | ChatTemplate | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return a conversation's token ids, a prompt as all other methods take it.
+
+        The template writes the start token, if there is to be one: none is added.
+
+        Args and raises: as `render`; the text is empty, or has half of a surrogate pair.
+        """
+        text = self.render(messages, chat_template=chat_template, variables=variables)
+        assert self.target.tokenizer is not None
+        return self.encode(self.target.tokenizer.encode(text, add_bos=False))
 
     def stream(
         self,

@@ -214,7 +214,6 @@ def as_prompt(prompt: Any, name: str = "prompt") -> str | list[int]:
         name = f"{name} holds {shown(ids)}, which"
     if isinstance(ids, Mapping):
         raise TypeError(
-            f"{name} is a {type(ids).__name__}, as chats have: give the whole chat as one text, by "
-            "your model's template"
+            f"{name} is a {type(ids).__name__}, as chats have: give the messages to Pipeline.chat"
         )
     raise TypeError(f"{name} is a {type(ids).__name__}: give text, or a list of token ids")
