@@ -8,6 +8,10 @@ were made with (docs/records.md). A prompt's row may have its own `seed`: then
 its texts are the same in any file. No other setting is a row's own: a key such as `max_new_tokens`
 is refused. All other keys (`id`, `question`, ...) are repeated in the output row.
 
+With `--chat` a prompt is what a user says, put as the target's chat template has it; rows may have
+`messages`, a whole conversation, instead. With neither prompt nor prompts the conversation is held
+here, turn by turn.
+
 `seconds` of an output row is the wall time of its batch divided by the rows in it, prompt and
 text handling included. Compiling is not in it: the first batch of a new size is run for two
 rounds before the clock starts.
@@ -30,6 +34,7 @@ from tqdm import tqdm
 from experiments.bench import measure
 from experiments.bench.facts import run_facts
 from experiments.bench.scores import perplexity_of, shown_perplexity
+from experiments.flags.chat import Chat, define_chat_flags, read_chat
 from experiments.flags.models import MESH_FLAGS, check_models, load_models
 from experiments.flags.rules import read_rule
 from experiments.flags.settings import (
@@ -42,6 +47,7 @@ from experiments.flags.settings import (
 from experiments.launch import supervise
 from experiments.rows.output import NoWriter, RowWriter
 from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
+from experiments.rows.turns import converse
 from mtad_jax import cli, compilation
 from mtad_jax.completions import Completion
 from mtad_jax.devices.hosts import from_first, is_first
@@ -68,6 +74,7 @@ def define_flags(values: flags.FlagValues) -> None:
     switch("overwrite", False, "Replace an output that exists.", flag_values=values)
     switch("resume", False, "Go on after an interrupted run's rows.", flag_values=values)
     supervise.define_host_flags(values)
+    define_chat_flags(values)
     define_setting_flags(values)
 
 
@@ -80,8 +87,9 @@ def generate(values: flags.FlagValues) -> int:
     """
     settings = read_settings(values)
     check_models(values, settings.strategy.needs_draft)
-    prompts = _read_prompts(values)
-    writer, config = None, _row_settings(values, settings, prompts)
+    chat = read_chat(values)
+    prompts = _read_prompts(values, chat)
+    writer, config = None, _row_settings(values, settings, prompts, chat)
     if values.output is not None:
         kind = RowWriter if is_first() else NoWriter
         writer = kind(
@@ -93,8 +101,17 @@ def generate(values: flags.FlagValues) -> int:
         )
         writer.check()
     pipe = load_models(values)
+    if chat and not prompts:
+        return converse(
+            pipe, chat, lambda ids: pipe.check([ids], **settings.call()),
+            lambda ids: stream_text(pipe, ids, settings),
+        )  # fmt: skip
     ids = encode_prompts(
-        pipe, prompts, strategy=settings.strategy, max_new_tokens=settings.max_new_tokens
+        pipe,
+        prompts,
+        strategy=settings.strategy,
+        max_new_tokens=settings.max_new_tokens,
+        chat_template=chat.template if chat else None,
     )
     # All prompts at once: what a late batch would refuse is refused before the first.
     pipe.check(ids, **settings.call())
@@ -106,8 +123,12 @@ def generate(values: flags.FlagValues) -> int:
     return write_rows(pipe, prompts, ids, settings, writer, values.batch_size, rule)
 
 
-def stream_text(pipe: Pipeline, ids: list[int], settings: RunSettings) -> None:
-    """Print one prompt's continuation while it is made; its ids where there is no tokenizer."""
+def stream_text(pipe: Pipeline, ids: list[int], settings: RunSettings) -> Completion | None:
+    """Print one prompt's continuation while it is made; its ids where there is no tokenizer.
+
+    Returns:
+      The continuation; None where nobody reads on.
+    """
     measure.warm_up(pipe, [ids], settings)
     begin = time.perf_counter()
     stream = pipe.stream(ids, **settings.call())
@@ -123,9 +144,10 @@ def stream_text(pipe: Pipeline, ids: list[int], settings: RunSettings) -> None:
         if jax.process_count() > 1:  # the others print nothing, go on, and need this one's part
             for _ in stream:
                 pass
-        return
+        return None
     if is_first():
         print(f"{summary(row, seconds)[:-1]}; {compilation.counts()}]", file=sys.stderr)
+    return row
 
 
 def summary(row: Completion, seconds: float) -> str:
@@ -244,14 +266,18 @@ def output_row(row: Completion, seconds: float) -> dict[str, Any]:
     }
 
 
-def _read_prompts(values: flags.FlagValues) -> list[Prompt]:
-    """Return the prompts of whichever source was given.
+def _read_prompts(values: flags.FlagValues, chat: Chat | None) -> list[Prompt]:
+    """Return the prompts of whichever source was given; none: a conversation here.
 
     Raises:
       ValueError: none or several sources, flags that go with another one, or wrong rows.
     """
     given = [name for name in SOURCES if values[name].value is not None]
-    if len(given) != 1:
+    if chat and not given:
+        supervise.check_alone(values, "a conversation turn by turn is held at one terminal")
+        if values.output is not None:
+            raise ValueError(f"--output={values.output} with --chat needs --prompt or --prompts")
+    elif len(given) != 1:
         found = " contradicts ".join(f"--{name}" for name in given) or "no prompt"
         raise ValueError(f"{found}: give one of --prompt, --prompt_ids, --prompts")
     if values.batch_size < 1:
@@ -265,13 +291,16 @@ def _read_prompts(values: flags.FlagValues) -> list[Prompt]:
             if values[name].value:
                 raise ValueError(f"--{name} needs --output=FILE.jsonl")
     if values.prompts is not None:
-        prompts = read_prompts(values.prompts)
+        prompts = read_prompts(values.prompts, chat=chat is not None)
         _check_keys(prompts)
-        return prompts
+        return [chat.conversation(prompt) for prompt in prompts] if chat else prompts
     if values.batch_size > 1:
         raise ValueError(f"--batch_size={values.batch_size} needs --prompts: this is one prompt")
     if values.prompt is not None:
-        return [Prompt(values.prompt, "--prompt")]
+        prompt = Prompt(values.prompt, "--prompt")
+        return [chat.conversation(prompt) if chat else prompt]
+    if chat:
+        return []
     return [Prompt(parse_ids("prompt_ids", values.prompt_ids), "--prompt_ids")]
 
 
@@ -287,13 +316,17 @@ def _check_keys(prompts: Sequence[Prompt]) -> None:
 
 
 def _row_settings(
-    values: flags.FlagValues, settings: RunSettings, prompts: Sequence[Prompt]
+    values: flags.FlagValues,
+    settings: RunSettings,
+    prompts: Sequence[Prompt],
+    chat: Chat | None,
 ) -> dict[str, Any]:
     """Return all that the rows depend on, and `FREE_FLAGS`."""
     text = json.dumps([[prompt.value, prompt.keys, prompt.seed] for prompt in prompts])
     digest = hashlib.sha256(text.encode()).hexdigest()
     free = {name: values[name].value for name in FREE_FLAGS}
-    return resolved_flags(values, settings) | free | {"prompts_sha256": digest}
+    found = resolved_flags(values, settings) | free | {"prompts_sha256": digest}
+    return found | (chat.facts() if chat else {})
 
 
 def main(argv: list[str]) -> int:

@@ -142,7 +142,9 @@ def _define_flags(values: flags.FlagValues) -> None:
         )  # fmt: skip
 
 
-_PATHS = ("converted", "data_dir", "draft", "output", "prompts", "source", "target")
+_PATHS = (
+    "chat_template", "converted", "data_dir", "draft", "output", "prompts", "source", "target",
+)  # fmt: skip
 
 
 def _parse(argv: Sequence[str], about: str) -> list[str]:

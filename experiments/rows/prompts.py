@@ -6,13 +6,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 
 from experiments.flags.models import INT8_FLAGS
 from experiments.flags.settings import setting_flags
 from mtad_jax.decode.checks import check_positions
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.pipeline import Pipeline
+from mtad_jax.text.chat import ChatTemplate, check_messages
+
+Messages = list[dict[str, Any]]
+"""A conversation: `{"role": ..., "content": ...}` each."""
 
 _MODEL_FLAGS = ("target", "draft", *INT8_FLAGS)  # as keys of a row these are its own business
 # What other programs call such settings.
@@ -28,13 +32,13 @@ class Prompt:
     """One prompt and where it came from.
 
     Attributes:
-      value: text, or token ids.
+      value: text, or token ids, or a conversation.
       source: what error messages call it, e.g. "prompts.jsonl line 3".
       keys: what else its row has; its output row repeats them, for joining the two.
       seed: its own, whatever stands beside it; None: the run's.
     """
 
-    value: str | list[int]
+    value: str | list[int] | Messages
     source: str
     keys: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
@@ -45,8 +49,10 @@ class Prompt:
         return self.value if isinstance(self.value, str) else None
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+def read_prompts(path: str | Path, *, chat: bool = False) -> list[Prompt]:
     """Read a JSON-lines file of rows with `prompt` (text) or `prompt_ids`; blank lines are skipped.
+
+    With `chat` a row has `prompt`, what a user says, or `messages`, a conversation.
 
     A row may have its own `seed`, and keys of its user's. A key that names another setting of a run
     is refused: nothing would honour it.
@@ -61,7 +67,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
-            prompts.append(_parse_row(line, f"{path} line {number}", refused))
+            prompts.append(_parse_row(line, f"{path} line {number}", refused, chat))
     if not prompts:
         raise ValueError(f"{path}: no prompts: give rows such as " + '{"prompt": "Once upon"}')
     return prompts
@@ -86,18 +92,9 @@ def _setting_keys() -> frozenset[str]:
     return frozenset([*setting_flags(), *_FOREIGN]) - {"seed", *_MODEL_FLAGS}
 
 
-def _parse_row(line: bytes, source: str, refused: Collection[str]) -> Prompt:
+def _parse_row(line: bytes, source: str, refused: Collection[str], chat: bool) -> Prompt:
     row = _parse_json(line, source)
-    present = [key for key in ("prompt", "prompt_ids") if key in row]
-    if len(present) != 1:
-        found = "both prompt and prompt_ids" if present else "neither prompt nor prompt_ids"
-        raise ValueError(f"{source}: {found}: give one of them")
-    value = row.pop(present[0])
-    if present == ["prompt"]:
-        if not isinstance(value, str):
-            raise ValueError(f"{source}: prompt={str(value)[:40]!r} is not a string")
-    elif not isinstance(value, list) or any(type(item) is not int for item in value):
-        raise ValueError(f"{source}: prompt_ids must be a list of integers")
+    value = _pop_value(row, source, chat)
     seed = row.pop("seed", None)
     if type(seed) not in (int, NoneType):
         raise ValueError(f"{source}: seed={str(seed)[:40]} must be an integer")
@@ -108,6 +105,40 @@ def _parse_row(line: bytes, source: str, refused: Collection[str]) -> Prompt:
                 "row (a row may have its own seed): give it as a flag, or rename the key"
             )
     return Prompt(value, source, row, seed)
+
+
+def _pop_value(row: dict[str, Any], source: str, chat: bool) -> str | list[int] | Messages:
+    """Take the prompt out of a row.
+
+    Raises:
+      ValueError: none or several, or not of its kind.
+    """
+    kinds = ("prompt", "messages") if chat else ("prompt", "prompt_ids")
+    present = [key for key in ("prompt", "prompt_ids", "messages") if key in row]
+    if len(present) != 1:
+        found = f"both {' and '.join(present)}" if present else f"neither {' nor '.join(kinds)}"
+        raise ValueError(f"{source}: {found}: give one of them")
+    [kind] = present
+    value = row.pop(kind)
+    if kind not in kinds:
+        cure = (
+            "--chat makes token ids of text: give prompt or messages, or leave --chat out"
+            if chat
+            else "a conversation is for --chat of experiments.generate: give that, or prompt or "
+            "prompt_ids"
+        )
+        raise ValueError(f"{source}: {kind}: {cure}")
+    if kind == "messages":
+        try:
+            return check_messages(value)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+    if kind == "prompt":
+        if not isinstance(value, str):
+            raise ValueError(f"{source}: prompt={str(value)[:40]!r} is not a string")
+    elif not isinstance(value, list) or any(type(item) is not int for item in value):
+        raise ValueError(f"{source}: prompt_ids must be a list of integers")
+    return value
 
 
 def _parse_json(line: bytes, source: str) -> dict[str, Any]:
@@ -140,18 +171,24 @@ def _finite(text: str) -> float:
 
 
 def encode_prompts(
-    pipe: Pipeline, prompts: list[Prompt], *, strategy: Strategy, max_new_tokens: int
+    pipe: Pipeline,
+    prompts: list[Prompt],
+    *,
+    strategy: Strategy,
+    max_new_tokens: int,
+    chat_template: ChatTemplate | None = None,
 ) -> list[list[int]]:
-    """Return every prompt's token ids.
+    """Return every prompt's token ids; of conversations by this template or the target's own.
 
     Raises:
-      ValueError: a prompt is empty, too long for either model, or has ids out of range; names it.
+      ValueError: a prompt is empty, too long for either model, or has ids out of range, or a
+        template refuses it; names it.
     """
     draft = pipe.draft.lm if pipe.draft and strategy.needs_draft else None
     encoded = []
     for prompt in prompts:
         try:
-            ids = _encode(pipe, prompt.value)
+            ids = _encode(pipe, prompt.value, chat_template)
             check_positions(pipe.target.lm, draft, len(ids), max_new_tokens, strategy.lookahead)
         except ValueError as error:
             raise ValueError(f"{prompt.source}: {error}") from error
@@ -159,9 +196,13 @@ def encode_prompts(
     return encoded
 
 
-def _encode(pipe: Pipeline, value: str | list[int]) -> list[int]:
+def _encode(
+    pipe: Pipeline, value: str | list[int] | Messages, chat_template: ChatTemplate | None
+) -> list[int]:
     if not value:
         start = pipe.target.bos_id
         alone = "" if start is None else f", or prompt_ids {start} for the start token alone"
         raise ValueError(f"the prompt is empty: give text{alone}")
-    return pipe.encode(value)
+    if isinstance(value[0], dict):
+        return pipe.encode_chat(cast(Messages, value), chat_template=chat_template)
+    return pipe.encode(cast(str | list[int], value))
