@@ -44,8 +44,8 @@ def define_flags(values: flags.FlagValues) -> None:
     define_warp_flags(values)
     number, items, text = flags.DEFINE_integer, flags.DEFINE_list, flags.DEFINE_string
     flags.DEFINE_enum(
-        "suite", "depths", tuple(SUITES), "depths: depths and widths of speculative sampling, MTAD and "
-        "MMTAD; rules: every rule, one setting each; frontier: MTAD and MMTAD, bonus drawn and "
+        "suite", "depths", tuple(SUITES), "depths: depths and widths of speculative sampling, MTAD "
+        "and MMTAD; rules: every rule, one setting each; frontier: MTAD and MMTAD, bonus drawn and "
         "chosen, beside greedy speculation and beam search.", flag_values=values,
     )  # fmt: skip
     for name, what in (("openings", "Built-in story openings"), ("questions", "Questions")):

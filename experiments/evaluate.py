@@ -3,7 +3,8 @@
 `python -m experiments.evaluate --config=configs/eval/quick.py --output=RUN` asks the tasks of a
 config by its rules and writes a folder of rows, settings and a summary (`docs/records.md`), and
 prints a table. Any field can be set on the command line: `--config.seed=1`,
-`--config.strategies="('sample', 'mmtad depth=4 width=4')"`, `--config.task='gsm8k path=test.jsonl'`.
+`--config.strategies="('sample', 'mmtad depth=4 width=4')"`,
+`--config.task='gsm8k path=test.jsonl'`.
 
 A run that was stopped, however, goes on by the same command: complete files stay, and the one in
 work goes on after its last whole batch.
@@ -22,12 +23,12 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments.bench import energy, facts
-from experiments.evaluation.summary import summary_lines, summary_of
 from experiments.evaluation.ask import Asker
 from experiments.evaluation.config import check_config, read_tasks
 from experiments.evaluation.folder import RunFolder
 from experiments.evaluation.points import Point, read_points
 from experiments.evaluation.rows import TaskRows
+from experiments.evaluation.summary import summary_lines, summary_of
 from experiments.tasks.base import Problem, Task
 from mtad_jax import cli
 from mtad_jax.devices.sharding import make_mesh

@@ -17,14 +17,12 @@ text handling included. Compiling is not in it: the first batch of a new size is
 rounds before the clock starts.
 """
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -45,8 +43,10 @@ from experiments.flags.settings import (
     resolved_flags,
 )
 from experiments.launch import supervise
+from experiments.rows.completion import row_of
+from experiments.rows.decode import decode_batches
 from experiments.rows.output import NoWriter, RowWriter
-from experiments.rows.prompts import Prompt, encode_prompts, read_prompts
+from experiments.rows.prompts import Prompt, encode_prompts, prompt_text, read_prompts
 from experiments.rows.turns import converse
 from mtad_jax import cli, compilation
 from mtad_jax.completions import Completion
@@ -106,12 +106,13 @@ def generate(values: flags.FlagValues) -> int:
             pipe, chat, lambda ids: pipe.check([ids], **settings.call()),
             lambda ids: stream_text(pipe, ids, settings),
         )  # fmt: skip
+    template = chat.template if chat else None
     ids = encode_prompts(
         pipe,
         prompts,
         strategy=settings.strategy,
         max_new_tokens=settings.max_new_tokens,
-        chat_template=chat.template if chat else None,
+        chat_template=template,
     )
     # All prompts at once: what a late batch would refuse is refused before the first.
     pipe.check(ids, **settings.call())
@@ -120,7 +121,8 @@ def generate(values: flags.FlagValues) -> int:
         return 0
     writer.describe(run_facts(pipe, config=config, seed=values.seed))
     rule = read_rule(values)
-    return write_rows(pipe, prompts, ids, settings, writer, values.batch_size, rule)
+    texts = [prompt_text(pipe, prompt, template) for prompt in prompts]
+    return write_rows(pipe, prompts, texts, ids, settings, writer, values.batch_size, rule)
 
 
 def stream_text(pipe: Pipeline, ids: list[int], settings: RunSettings) -> Completion | None:
@@ -164,6 +166,7 @@ def summary(row: Completion, seconds: float) -> str:
 def write_rows(
     pipe: Pipeline,
     prompts: Sequence[Prompt],
+    texts: Sequence[str | None],
     ids: Sequence[list[int]],
     settings: RunSettings,
     writer: RowWriter,
@@ -172,7 +175,8 @@ def write_rows(
 ) -> int:
     """Decode all prompts in order and write a row for each text; return the exit code.
 
-    Every row says its `rule`, as `read_rule` gives it: a plan takes its acceptance from there.
+    `texts` are the prompts', None of those that are ids. Every row says its `rule`, as `read_rule`
+    gives it: a plan takes its acceptance from there.
     """
     samples = settings.samples
     total = samples * len(ids)
@@ -185,9 +189,9 @@ def write_rows(
                     [
                         prompts[i // samples].keys
                         | ({"sample": i % samples} if samples > 1 else {})
-                        | {"prompt": prompts[i // samples].text}
-                        | output_row(row, seconds)
-                        | {"rule": rule}
+                        | {"prompt": texts[i // samples]}
+                        | row_of(row)
+                        | {"seconds": seconds, "rule": rule}
                         for i, row in enumerate(rows, first)
                     ]
                 )
@@ -198,72 +202,6 @@ def write_rows(
         print(f"error: interrupted; {kept if writer.count else 'no row kept'}", file=sys.stderr)
         return cli.INTERRUPTED
     return 0
-
-
-def decode_batches(
-    pipe: Pipeline,
-    prompts: Sequence[Prompt],
-    ids: Sequence[list[int]],
-    settings: RunSettings,
-    batch_size: int,
-    start: int = 0,
-) -> Iterator[tuple[int, list[Completion], float]]:
-    """Yield the index of each batch's first row, its rows and the seconds a row, from `start` on.
-
-    A prompt has `settings.samples` rows. Batches have equally many prompts, the last one filled up
-    with repeats that are dropped afterwards, so that nothing recompiles. A row's random stream is
-    that of its index, or of its prompt's own seed: neither the batch size nor a resumed run changes
-    its text. A resumed run forms the same batches, so that not even the rounding of
-    log-probabilities differs.
-    """
-    compiled, samples = set(), settings.samples
-    done = start // samples
-    for first in range(done - done % batch_size, len(ids), batch_size):
-        count = samples * min(batch_size, len(ids) - first)
-        new = max(start - samples * first, 0)
-        if new >= count:
-            continue
-        index = [min(i, len(ids) - 1) for i in range(first, first + batch_size)]
-        batch = [ids[i] for i in index]
-        call = settings.call() | random_streams(prompts, index, settings)
-        size = measure.sizes(batch, settings)
-        if size not in compiled:
-            measure.warm_up(pipe, batch, settings)
-            compiled.add(size)
-        begin = time.perf_counter()
-        rows = pipe(batch, **call)
-        seconds = time.perf_counter() - begin
-        yield samples * first + new, rows[new:count], seconds / count
-
-
-def random_streams(
-    prompts: Sequence[Prompt], index: Sequence[int], settings: RunSettings
-) -> dict[str, Any]:
-    """Return the seed and the row ids of the prompts `index` of a run: their own or by index."""
-    samples = settings.samples
-    seeds = [settings.seed if (own := prompts[i].seed) is None else own for i in index]
-    row_ids = [
-        s if prompts[i].seed is not None else samples * i + s for i in index for s in range(samples)
-    ]
-    return {"seed": seeds, "row_ids": row_ids}
-
-
-def output_row(row: Completion, seconds: float) -> dict[str, Any]:
-    """Return a completion as JSON holds it; a log-probability that is not finite is null there.
-
-    (A rule that decides by raw distributions may keep a token that the warp would have cut; a
-    target with broken weights gives no numbers at all.)
-    """
-    return {
-        "prompt_ids": row.prompt_ids,
-        "tokens": row.tokens,
-        "text": row.text,
-        "logp_raw": [value if math.isfinite(value) else None for value in row.logp_raw],
-        "logp": [value if math.isfinite(value) else None for value in row.logp],
-        "stats": dataclasses.asdict(row.stats),
-        "seconds": seconds,
-        "finish_reason": row.finish_reason,
-    }
 
 
 def _read_prompts(values: flags.FlagValues, chat: Chat | None) -> list[Prompt]:

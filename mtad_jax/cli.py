@@ -19,7 +19,9 @@ from mtad_jax.errors import one_line
 HELP_TOPIC = "Compiled programs"
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
-TERMINATED = 143  # and for one that was asked to end, as before its machine is taken (128 + SIGTERM)
+TERMINATED = (
+    143  # and for one that was asked to end, as before its machine is taken (128 + SIGTERM)
+)
 EXPECTED = (KeyboardInterrupt, ValueError, OSError, flags.Error)
 """Failures that `tell` can tell; any other is a mistake of ours."""
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "--helpfull")

@@ -415,9 +415,7 @@ class Pipeline:
         settings = self._with_ends(settings)
         check_settings(settings, length, strategy=strategy, target=target, draft=draft)
 
-    def _call(
-        self, ids: list[list[int]], strategy: Strategy, settings: Settings
-    ) -> engine.Call:
+    def _call(self, ids: list[list[int]], strategy: Strategy, settings: Settings) -> engine.Call:
         """Check a call on token ids and make it ready."""
         padded, length = _pad(ids)
         draft, settings = self._draft_of(strategy), self._with_ends(settings)

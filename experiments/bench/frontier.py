@@ -142,7 +142,7 @@ def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list
         return calls, perplexity_change(mine, base), right_change(mine, base)
 
     def merit(rule: Rule) -> tuple[bool, float]:
-        """Those as good as the paper's other figures first; of them the most right, or likeliest."""
+        """Those as good as the paper's figures first; of them the most right, or likeliest."""
         calls, change, right = facts(rule, choosing)
         reaches = calls.value >= PAPERS_CALLS and change.value <= PAPERS_CHANGE
         return reaches, -change.value if right is None else right.value

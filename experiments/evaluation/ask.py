@@ -1,4 +1,4 @@
-"""One rule on one task: problems in batches, turn by turn, every answer judged and kept as a row."""
+"""One rule on one task: problems in batches, turn by turn, every answer judged, a row each."""
 
 import dataclasses
 import time
@@ -154,7 +154,9 @@ class Asker:
             return []
         spare = self.point.batch_size - len(units)
         ids = [ids for _, ids in prompts] + [prompts[-1][1]] * spare
-        streams = [unit * MOST_TURNS + turn for unit in units] + [units[-1] * MOST_TURNS + turn] * spare
+        streams = [unit * MOST_TURNS + turn for unit in units] + [
+            units[-1] * MOST_TURNS + turn
+        ] * spare
         call = self.settings().call() | {"row_ids": streams}
         compile_seconds = self._warm_up(ids)
         with self.meter.window() as energy:

@@ -100,7 +100,9 @@ def sweep_lines(sweep: Mapping[str, Iterable[Any]]) -> list[str]:
     has = {rule: [*settings_of(find(rule)), *_RUN] for rule in rules}
     for key in lists:
         if not any(key in keys for keys in has.values()):
-            raise ValueError(f"sweep: none of {', '.join(rules)} has a setting {key!r}: leave it out")
+            raise ValueError(
+                f"sweep: none of {', '.join(rules)} has a setting {key!r}: leave it out"
+            )
     lines = []
     for rule in rules:
         mine = {key: values for key, values in lists.items() if key in has[rule]}

@@ -45,8 +45,8 @@ def summary_lines(summary: Sequence[dict[str, Any]]) -> list[str]:
             lines.append("")
         lines.append(f"{task}, {entries[0]['problems']} problems; against {entries[0]['strategy']}")
         lines.append(
-            f"{'strategy':<{width}}  {metric or 'score':>22}  {'difference':>18}  {'perplexity':>10}"
-            f"  {'tokens/call':>11}  {'tokens/s':>8}  {'ratio':>5}  {'J/token':>8}"
+            f"{'strategy':<{width}}  {metric or 'score':>22}  {'difference':>18}  "
+            f"{'perplexity':>10}  {'tokens/call':>11}  {'tokens/s':>8}  {'ratio':>5}  {'J/token':>8}"
         )
         lines += [f"{entry['strategy']:<{width}}  {_cells(entry, metric)}" for entry in entries]
     return lines

@@ -43,11 +43,6 @@ class Prompt:
     keys: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
 
-    @property
-    def text(self) -> str | None:
-        """The text; None: token ids were given."""
-        return self.value if isinstance(self.value, str) else None
-
 
 def read_prompts(path: str | Path, *, chat: bool = False) -> list[Prompt]:
     """Read a JSON-lines file of rows with `prompt` (text) or `prompt_ids`; blank lines are skipped.
@@ -194,6 +189,17 @@ def encode_prompts(
             raise ValueError(f"{prompt.source}: {error}") from error
         encoded.append(ids)
     return encoded
+
+
+def prompt_text(
+    pipe: Pipeline, prompt: Prompt, chat_template: ChatTemplate | None = None
+) -> str | None:
+    """Return the text that is continued, a conversation by its template; None of token ids."""
+    if isinstance(prompt.value, str):
+        return prompt.value
+    if prompt.value and isinstance(prompt.value[0], dict):
+        return pipe.render(cast(Messages, prompt.value), chat_template=chat_template)
+    return None
 
 
 def _encode(

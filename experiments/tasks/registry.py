@@ -82,7 +82,5 @@ def _find(name: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task {name}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Task) and dataclasses.is_dataclass(kind)):
-        raise ValueError(
-            f"task {name}: {attribute} is no dataclass of experiments.tasks.base.Task"
-        )
+        raise ValueError(f"task {name}: {attribute} is no dataclass of experiments.tasks.base.Task")
     return kind

@@ -14,6 +14,7 @@ from generate_flags import run
 from tiny_pair import IDS_ONLY_VOCAB, write_ids_only_pair, write_pair
 
 from experiments import generate as program
+from experiments.rows.completion import row_of
 from experiments.rows.output import RowWriter
 from mtad_jax import recipes
 from mtad_jax.completions import Completion, RowStats
@@ -330,7 +331,7 @@ def test_a_target_without_numbers_neither_stops_the_summary_nor_the_rows():
     assert "perplexity inf," in program.summary(completion(-1e3, -2e3), 1.0)
     assert "perplexity inf," in program.summary(completion(-math.inf), 1.0)
     assert "perplexity nan," in program.summary(completion(math.nan), 1.0)
-    row = program.output_row(completion(-1.0, -math.inf, math.nan), 1.0)
+    row = row_of(completion(-1.0, -math.inf, math.nan))
     assert row["logp"] == row["logp_raw"] == [-1.0, None, None]
 
 
