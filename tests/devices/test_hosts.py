@@ -251,6 +251,10 @@ def test_flags_and_checkpoints_that_differ_are_named(pair, tmp_path):
     two = [facts("--mesh=data:2", f"--prompts={path}") for path in prompts]
     assert "--prompts: a file of digest" in (first_difference(*two) or "")
     assert facts("--mesh=data:2", "--prompt=a\nb")["--prompt"].isprintable()  # one line says it
+    same = shutil.copy(prompts[0], tmp_path / "same")
+    chats = [facts("--mesh=data:2", f"--chat_template={path}") for path in (*prompts, same)]
+    assert "--chat_template: a file of digest" in (first_difference(*chats[:2]) or "")
+    assert first_difference(chats[0], chats[2]) is None
 
 
 def test_versions_and_stories_that_differ_are_named(tmp_path, monkeypatch):
