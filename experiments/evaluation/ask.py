@@ -157,7 +157,7 @@ class Asker:
         streams = [unit * MOST_TURNS + turn for unit in units] + [
             units[-1] * MOST_TURNS + turn
         ] * spare
-        call = self.settings().call() | {"row_ids": streams}
+        call: dict[str, Any] = self.settings().call() | {"row_ids": streams}
         compile_seconds = self._warm_up(ids)
         with self.meter.window() as energy:
             timed = self.pipe.timed(ids, **call)

@@ -4,8 +4,6 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
 from configs.eval.base import default_config
 from experiments.tasks.base import Task
 from experiments.tasks.registry import make_task, setting_types
@@ -13,7 +11,7 @@ from experiments.tasks.registry import make_task, setting_types
 STYLES = ("plain", "chat")
 
 
-def check_config(config: ml_collections.ConfigDict) -> None:
+def check_config(config: Any) -> None:
     """Check a config's own numbers; what needs tasks, rules or models is checked with them.
 
     Raises:
@@ -39,7 +37,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"config.draft={config.draft} needs config.target: give both or neither")
 
 
-def read_tasks(config: ml_collections.ConfigDict, *, allow_code: bool) -> dict[str, Task]:
+def read_tasks(config: Any, *, allow_code: bool) -> dict[str, Task]:
     """Return the tasks by the name that their folder gets.
 
     Args:

@@ -66,7 +66,7 @@ def parse_point(text: str, warp: Mapping[str, Any], batch_size: int) -> Point:
         except ValueError as error:
             raise ValueError(f"{text!r}: {key}={value} must be a number") from error
     candidate = Candidate.parse(" ".join(rest))
-    given = dict(warp) | {key: value for key, value in own.items() if key in _WARP}
+    given: dict[str, Any] = dict(warp) | {key: value for key, value in own.items() if key in _WARP}
     if candidate.name == "greedy":
         given = {"temperature": 0.0}
     sharpening = Warp(**given)

@@ -44,10 +44,10 @@ def summary_lines(summary: Sequence[dict[str, Any]]) -> list[str]:
         if lines:
             lines.append("")
         lines.append(f"{task}, {entries[0]['problems']} problems; against {entries[0]['strategy']}")
-        lines.append(
-            f"{'strategy':<{width}}  {metric or 'score':>22}  {'difference':>18}  "
-            f"{'perplexity':>10}  {'tokens/call':>11}  {'tokens/s':>8}  {'ratio':>5}  {'J/token':>8}"
-        )
+        heads = ["difference", "perplexity", "tokens/call", "tokens/s", "ratio", "J/token"]
+        wide = (18, 10, 11, 8, 5, 8)
+        shown = "  ".join(f"{head:>{size}}" for head, size in zip(heads, wide, strict=True))
+        lines.append(f"{'strategy':<{width}}  {metric or 'score':>22}  {shown}")
         lines += [f"{entry['strategy']:<{width}}  {_cells(entry, metric)}" for entry in entries]
     return lines
 

@@ -47,11 +47,8 @@ def test_figures_of_a_table(monkeypatch):
     assert "| figure | 2.00 x (" in lines[3]
     assert "| unavailable: no counter |" in lines[4]
     assert "| not run |" in paper.claim_lines({"t": {"a": a}}, {})[2]
-    measured = [
-        row | {"joules": joules}
-        for row, joules in zip([*a, *b], [1.0] * 4 + [2.0] * 4, strict=True)
-    ]
-    lines = paper.claim_lines({"t": {"a": measured[:4], "b": measured[4:]}}, {})
+    a, b = ([row | {"joules": joules} for row in rows] for rows, joules in ((a, 1.0), (b, 2.0)))
+    lines = paper.claim_lines({"t": {"a": a, "b": b}}, {})
     assert "0.50 x (0.50 to 0.50): agrees |" in lines[4]
 
 
