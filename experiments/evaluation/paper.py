@@ -124,8 +124,10 @@ def _ratio(name: str, mine: Problems, base: Problems) -> Interval | None:
     counts = np.array([[*values(mine[p]), *values(base[p])] for p in both], float)
     if not len(counts) or not np.isfinite(counts).all() or (counts.sum(0) <= 0).any():
         return None
-    with np.errstate(divide="ignore"):  # a draw of problems in which the base got none right
-        return bootstrap.ratio(counts)
+    # A draw of problems in which the base got none right makes no ratio: the interval has no end.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, low, high = bootstrap.ratio(counts)
+    return None if math.isnan(low) else Interval(value, low, math.inf if math.isnan(high) else high)
 
 
 def _joules(answers: Sequence[Answer]) -> tuple[float, float]:
