@@ -66,4 +66,4 @@ def test_the_command(tmp_path, capsys):
     assert report in capsys.readouterr().out + "\n"
     [line] = [x for x in report.splitlines() if x.startswith("| perplexity, MTAD")]
     assert line.split("|")[3].startswith(" 0.") or line.split("|")[3].startswith(" 1.")
-    assert report.count("not run") == 5  # MMTAD and SpecInfer are not among these
+    assert report.count("not run") == 6  # MMTAD and SpecInfer are not among these
