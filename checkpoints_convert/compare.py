@@ -10,11 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from checkpoints_convert.gguf_file import open_gguf
+from checkpoints_convert.gguf_llama import read_llama
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.checkpoints.hf.read import open_folder
 from mtad_jax.checkpoints.load import read_metadata
 from mtad_jax.errors import install_hint
+from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array
 
@@ -56,8 +59,9 @@ def compare(
     converted to. Our side reads the prompt in chunks through the cache, as decoding does.
 
     Args:
-      source: the Hugging Face folder.
-      converted: what `from_hf` made of it, or any folder that `checkpoint.load` opens.
+      source: the Hugging Face folder, or the GGUF file.
+      converted: what `from_hf` or `from_gguf` made of it, or any folder that `checkpoint.load`
+        opens.
       max_tokens: longest prompt; the model's positions bound it too.
       seed: of the tokens.
 
@@ -66,9 +70,7 @@ def compare(
         memory, or the two have other vocabularies.
     """
     source, converted = Path(source), Path(converted)
-    folder = open_folder(source)  # transformers' own errors have many lines
-    _check_memory(sum(4 * tensor.size for tensor in folder.tensors.values()))
-    model = model_of(folder.config)
+    model = _check_source(source)
     longest = max(2, min(max_tokens, model.max_positions))
     tokens = np.random.default_rng(seed).integers(0, model.vocab_size, (1, longest))
     lengths = _lengths(longest)
@@ -97,6 +99,17 @@ def table(rows: Sequence[Row], tolerance: float) -> str:
             f"{row.kl:9.1e}  {verdict}"
         )
     return "\n".join(lines)
+
+
+def _check_source(source: Path) -> LinenLM:
+    """Open the source before transformers does, whose own errors have many lines; its model."""
+    if source.is_file():
+        config, tensors = read_llama(open_gguf(source))
+    else:
+        folder = open_folder(source)
+        config, tensors = folder.config, folder.tensors
+    _check_memory(sum(4 * tensor.size for tensor in tensors.values()))
+    return model_of(config)
 
 
 def _lengths(longest: int) -> list[int]:
@@ -133,8 +146,9 @@ def _their_logits(source: Path, tokens: np.ndarray, positions: list[int], dtype:
         raise ValueError(
             f"verify needs torch and transformers: {install_hint('convert')}"
         ) from error
+    folder, how = (source.parent, {"gguf_file": source.name}) if source.is_file() else (source, {})
     model: Any = AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+        folder, dtype=torch.float32, local_files_only=True, attn_implementation="eager", **how
     ).eval()
     with torch.no_grad():
         if dtype in ("bfloat16", "float16"):

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
+from checkpoints_convert.gguf_file import open_gguf
+from checkpoints_convert.gguf_llama import read_llama
 from mtad_jax.checkpoints.atomic import new_folder
 from mtad_jax.checkpoints.folder import IGNORED, dtype_name, folder_bytes, write_folder
 from mtad_jax.checkpoints.hf.params import to_params, to_tensors
@@ -25,6 +28,9 @@ from mtad_jax.checkpoints.hf.write import (
     write_tensors,
 )
 from mtad_jax.checkpoints.load import Metadata, open_params, read_metadata
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""What the commands can round weights to."""
 
 
 def from_hf(
@@ -54,6 +60,49 @@ def from_hf(
             source_dtype=dtype_name(params),
             layout=layout,
             ignored={key: folder.tensors[key] for key in layout.ignored},
+            overwrite=overwrite,
+        )
+
+
+def from_gguf(
+    source: str | Path, output: str | Path, *, dtype: Any = None, overwrite: bool = False
+) -> Metadata:
+    """Convert a GGUF file of a Llama to our own format, with its tokenizer and chat template.
+
+    Args:
+      source: the file.
+      output: the folder to make.
+      dtype: what to round the weights to; None: float32, which holds what the file says exactly.
+      overwrite: replace a checkpoint at `output`.
+
+    Raises:
+      ValueError: damaged or unsupported source, or an output that may not be written.
+      OSError: the source cannot be read, or the output not written.
+    """
+    from checkpoints_convert.gguf_tokenizer import (  # its libraries take long to import
+        special_ids,
+        tokenizer_files,
+    )
+
+    source, output = Path(source).expanduser(), Path(output).expanduser()
+    _check_apart(source, output)
+    file = open_gguf(source)
+    config, tensors = read_llama(file)
+    rows = config["vocab_size"]
+    files = tokenizer_files(file, rows)
+    try:
+        _, params, _ = to_params(config, tensors)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    target = jax.tree.map(lambda leaf: leaf.astype(dtype).finite(), params)
+    with _Progress(target, "from_gguf") as ticking:
+        return write_folder(
+            output,
+            ticking,
+            source,
+            config=with_dtype(config | special_ids(file, rows), dtype_name(target)),
+            source_dtype=", ".join(file.kinds),
+            files=files,
             overwrite=overwrite,
         )
 
@@ -120,7 +169,11 @@ def _apart(source: str | Path, output: str | Path) -> tuple[Path, Path]:
     source, output = Path(source).expanduser(), Path(output).expanduser()
     if not source.is_dir():
         raise ValueError(f"{source}: no such folder")
+    _check_apart(source, output)
+    return source, output
+
+
+def _check_apart(source: Path, output: Path) -> None:
     a, b = source.resolve(), output.resolve()
     if a.is_relative_to(b) or b.is_relative_to(a):
         raise ValueError(f"{output}: output and source {source} overlap: use another name")
-    return source, output

@@ -1,24 +1,23 @@
 """Convert a Hugging Face folder to our format: python -m checkpoints_convert.from_hf --help."""
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 
 from checkpoints_convert import engine
 from mtad_jax import cli
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
 _SOURCE = flags.DEFINE_string("source", None, "Hugging Face folder.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.", required=True)
-_DTYPE = flags.DEFINE_enum("dtype", None, list(_DTYPES), "Round to this dtype; default: as stored.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, list(engine.DTYPES), "Round to this dtype; default: as stored."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a checkpoint at --output.")
 
 
 def main(_: list[str]) -> None:
     """Convert as the flags say."""
     jax.config.update("jax_platforms", "cpu")  # leave the accelerator to others
-    dtype = _DTYPES[_DTYPE.value] if _DTYPE.value else None
+    dtype = engine.DTYPES[_DTYPE.value] if _DTYPE.value else None
     done = engine.from_hf(_SOURCE.value, _OUTPUT.value, dtype=dtype, overwrite=_OVERWRITE.value)
     print(f"{_OUTPUT.value}: {done.source} in {done.dtype} (from {done.source_dtype})")
 

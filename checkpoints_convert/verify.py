@@ -6,8 +6,8 @@ from absl import flags
 from checkpoints_convert import compare
 from mtad_jax import cli
 
-_SOURCE = flags.DEFINE_string("source", None, "Hugging Face folder.", required=True)
-_CONVERTED = flags.DEFINE_string("converted", None, "What from_hf made of it.", required=True)
+_SOURCE = flags.DEFINE_string("source", None, "Hugging Face folder, or GGUF file.", required=True)
+_CONVERTED = flags.DEFINE_string("converted", None, "What was made of it.", required=True)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 2048, "Longest prompt.", lower_bound=2)
 _TOLERANCE = flags.DEFINE_float(
     "tolerance", 1e-4, "Largest difference, relative to the largest logit.", lower_bound=0

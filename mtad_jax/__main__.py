@@ -22,6 +22,7 @@ COMMANDS = {
     "corpus": "experiments.corpus",
     "train": "experiments.train",
     "from_hf": "checkpoints_convert.from_hf",
+    "from_gguf": "checkpoints_convert.from_gguf",
     "to_hf": "checkpoints_convert.to_hf",
     "verify": "checkpoints_convert.verify",
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mtad_jax.checkpoints.hf.configs import llama_config
+from mtad_jax.checkpoints.hf.configs import llama_config, llama_json
 from mtad_jax.checkpoints.hf.write import write_hf
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.llama import Llama, LlamaConfig
@@ -37,29 +37,8 @@ def build_model(section: Mapping[str, Any]) -> LinenLM:
 
 def hf_config(config: LlamaConfig) -> dict[str, Any]:
     """Return the `config.json` of a model that `build_model` made."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_dim,
-        "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_positions,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None,
-        "tie_word_embeddings": config.tied_head,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "hidden_act": "silu",
-        "initializer_range": 0.02,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "torch_dtype": "bfloat16",
-    }
+    own = {"bos_token_id": BOS, "eos_token_id": EOS, "torch_dtype": "bfloat16"}
+    return llama_json(config) | own
 
 
 def export(folder: Path, model: LinenLM, params: Params, tokenizer: Path) -> None:

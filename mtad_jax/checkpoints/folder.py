@@ -30,6 +30,7 @@ def write_folder(
     source_dtype: str | None = None,
     layout: KeyLayout | None = None,
     ignored: Mapping[str, LazyTensor] | None = None,
+    files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Metadata:
     """Write one of our own folders, a tensor at a time.
@@ -37,11 +38,12 @@ def write_folder(
     Args:
       path: the folder to make; it appears whole or not at all.
       params: the tree, leaves lazy.
-      source: the folder that the model came from; its tokenizer files are copied.
+      source: the folder, or the file, that the model came from.
       config: the `config.json`; None: the source's, as it is.
       source_dtype: of the weights there; None: as here.
       layout: of the Hugging Face tensors there.
       ignored: the tensors that `layout.ignored` names.
+      files: the tokenizer's files, by name; None: the source folder's are copied.
       overwrite: replace a checkpoint at `path`.
 
     Returns:
@@ -66,7 +68,10 @@ def write_folder(
         arrays.save(temporary / "params", params)
         if ignored:
             write_safetensors(temporary / IGNORED, ignored)
-        copy_side_files(source, temporary)
+        if files is None:
+            copy_side_files(source, temporary)
+        for name, data in (files or {}).items():
+            (temporary / name).write_bytes(data)
         if config is None:
             copy_files(source, temporary, ("config.json",))
         else:

@@ -81,16 +81,16 @@ OPT_SIZES: Mapping[str, Size] = {
     "max_position_embeddings": ("positions/table", 0, 2),
 }
 
-_THETA = number(1e-3, 1e18, 10000.0)
-_FACTOR = number(1e-3, 1e6)
+THETA = number(1e-3, 1e18, 10000.0)
+FACTOR = number(1e-3, 1e6)
 _LENGTH = whole(*_POSITIONS, None, null=True)
 _ROPE_KINDS: Mapping[str, Mapping[str, Field]] = {
     "default": {},
-    "linear": {"factor": _FACTOR},
+    "linear": {"factor": FACTOR},
     "llama3": {
-        "factor": _FACTOR,
-        "low_freq_factor": _FACTOR,
-        "high_freq_factor": _FACTOR,
+        "factor": FACTOR,
+        "low_freq_factor": FACTOR,
+        "high_freq_factor": FACTOR,
         "original_max_position_embeddings": _LENGTH,
     },
 }
@@ -128,6 +128,43 @@ def llama_config(hf: Mapping[str, Any]) -> LlamaConfig:
         attention_bias=s["attention_bias"],
         mlp_bias=s["mlp_bias"],
     )
+
+
+def llama_json(config: LlamaConfig) -> dict[str, Any]:
+    """Return the `config.json` of a Llama, dtype and tokens aside: `llama_config` backwards."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": _rope_json(config.rope_scaling),
+        "tie_word_embeddings": config.tied_head,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+    }
+
+
+def _rope_json(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    found = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind == "llama3":
+        found |= {
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_positions,
+        }
+    return found
 
 
 def opt_config(hf: Mapping[str, Any]) -> OPTConfig:
@@ -215,7 +252,7 @@ def _one_rope(
 
 
 def _theta(where: str, data: Mapping[str, Any]) -> float:
-    return float(read_fields(where, data, {"rope_theta": _THETA})["rope_theta"])
+    return float(read_fields(where, data, {"rope_theta": THETA})["rope_theta"])
 
 
 def _disagree(name: str, key: str, hf: Mapping[str, Any], rope: Mapping[str, Any]) -> ValueError:
