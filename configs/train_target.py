@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
             "tied_head": True,
         }
     )
+    # A draft may be cut out of its target: these layers of it, and what is frozen of the rest.
+    c.init_layers = ()
+    c.frozen = ()
     # Copying is most of what a query is, and takes long to be found.
     c.induction = True
     # Long rows last: attention over them costs more, and a short phase of them is enough to
@@ -34,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.distill = 0.0
     # What is asked is drawn at random: little can be learnt from it.
     c.prompt_weight = 0.1
+    c.held_out = ("stories", "sql")
     c.log_every = 20
     c.eval_every = 500
     c.eval_rows = 64

@@ -23,6 +23,7 @@ from absl import flags
 
 from experiments.flags.settings import check_least
 from experiments.tasks import stories, text_to_sql
+from experiments.training import data as train_data
 from experiments.training.export import BOS, EOS, TOKENIZER
 from mtad_jax import Pipeline, Warp, cli, recipes
 
@@ -185,8 +186,7 @@ def encode_documents(
         [np.arange(len(ids)) > count for ids, count in zip(encoded, asked, strict=True)]
     )
     path = Path(out_path)
-    np.save(path, tokens)
-    np.save(path.with_name(f"{path.stem}_answers.npy"), answers)
+    train_data.save(path.parent, path.stem, train_data.Corpus(tokens, answers))
     return tokens
 
 

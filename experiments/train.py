@@ -1,7 +1,8 @@
 """Trains a target from scratch, or distils a draft from a target.
 
 `python -m experiments.train --config=configs/train_target.py --data_dir=DIR --output=DIR`;
-with `configs/train_draft.py` also `--target=DIR`, a checkpoint. The output folder gets
+with `configs/train_draft.py` also `--target=DIR`, a checkpoint; with
+`configs/train_smollm2_draft.py` the draft is cut out of that target. The output folder gets
 `checkpoints/` (orbax), `export/` (a Hugging Face folder), `recipe.json` and `metrics.json`.
 """
 
@@ -17,8 +18,8 @@ from experiments.training import export as train_export
 from experiments.training.loop import Trainer
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.devices.sharding import make_mesh
-from mtad_jax.models.protocol import BoundLM
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, e.g. configs/train_target.py; --config.seed=1 and so on change it."
@@ -33,7 +34,7 @@ _MESH = flags.DEFINE_string(
 _RESUME = flags.DEFINE_bool("resume", False, "Go on from the latest checkpoint in --output.")
 
 # What may differ when a run goes on: what is still to come, and what it says meanwhile.
-_FREE = ("phases", "rates", "log_every", "eval_every", "eval_rows", "save_every")
+_FREE = ("phases", "rates", "held_out", "log_every", "eval_every", "eval_rows", "save_every")
 
 
 def main(argv: list[str]) -> None:
@@ -42,15 +43,19 @@ def main(argv: list[str]) -> None:
     config: Any = _given(_CONFIG)
     data_dir, output = Path(_given(_DATA)), Path(_given(_OUTPUT))
     tokenizer = data_dir / train_export.TOKENIZER
-    if not tokenizer.is_file():
+    if not config.init_layers and not tokenizer.is_file():
         raise ValueError(f"no {tokenizer}: build it with python -m experiments.corpus")
     target = _read_target(config, _TARGET.value)
+    lm = None if target is None else target.lm
     check_output(output, config, _RESUME.value)
     mesh = None if _MESH.value is None else make_mesh(_MESH.value)
-    trainer = Trainer(config, data_dir, output, target, lambda line: print(line, flush=True), mesh)
+    trainer = Trainer(config, data_dir, output, lm, lambda line: print(line, flush=True), mesh)
     train_export.write_report(output / "recipe.json", config.to_dict())
     trainer.train()
-    train_export.export(output / "export", trainer.model, trainer.state.params, tokenizer)
+    hf, files = train_export.hf_config(trainer.model.module.config), data_dir
+    if config.init_layers and target is not None:
+        hf, files = target.config | {"num_hidden_layers": len(config.init_layers)}, target.folder
+    train_export.export(output / "export", trainer.state.params, hf, files)
     train_export.write_report(output / "metrics.json", trainer.evaluate())
     trainer.close()
 
@@ -80,17 +85,15 @@ def _given(flag: flags.FlagHolder) -> Any:
     return flag.value
 
 
-def _read_target(config: Any, path: str | None) -> BoundLM | None:
+def _read_target(config: Any, path: str | None) -> LoadedModel | None:
     if (path is not None) != (config.distill > 0):
         raise ValueError("--target goes with a recipe whose distill is above 0, and only with it")
     if path is None:
         return None
-    target = checkpoint.load(path, dtype=jnp.float32).lm
-    if target.model.vocab_size != config.model.vocab_size:
-        raise ValueError(
-            f"{path}: vocab_size {target.model.vocab_size}, the draft's is "
-            f"{config.model.vocab_size}"
-        )
+    target = checkpoint.load(path, dtype=jnp.float32)
+    rows = target.lm.model.vocab_size
+    if not config.init_layers and rows != config.model.vocab_size:
+        raise ValueError(f"{path}: vocab_size {rows}, the draft's is {config.model.vocab_size}")
     return target
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "answers": "experiments.answers",
     "report": "experiments.report",
     "corpus": "experiments.corpus",
+    "own_answers": "experiments.own_answers",
     "train": "experiments.train",
     "from_hf": "checkpoints_convert.from_hf",
     "from_gguf": "checkpoints_convert.from_gguf",

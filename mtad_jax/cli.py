@@ -145,7 +145,8 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 
 _PATHS = (
-    "chat_template", "converted", "data_dir", "draft", "output", "prompts", "source", "target",
+    "chat_template", "converted", "data_dir", "draft", "output", "prompts", "rows", "source",
+    "target",
 )  # fmt: skip
 
 

@@ -16,8 +16,6 @@ import numpy as np
 from experiments.training.export import BOS
 from mtad_jax.types import Array, Float, Int
 
-VALIDATION = ("stories", "sql")
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -63,13 +61,15 @@ class Corpus:
     """Documents one after the other.
 
     Attributes:
-      tokens: [N] token ids; a document begins with BOS.
+      tokens: [N] token ids.
       answers: [N] whether a token belongs to what a document is there for, not to the question
         before it.
+      begins: [documents] where each begins; None: at every BOS.
     """
 
     tokens: np.ndarray
     answers: np.ndarray
+    begins: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -77,7 +77,8 @@ class Corpus:
     @cached_property
     def starts(self) -> np.ndarray:
         """Where the documents begin, and where the last one ends: [documents + 1]."""
-        return np.union1d([0, len(self)], np.flatnonzero(self.tokens == BOS))
+        begins = np.flatnonzero(self.tokens == BOS) if self.begins is None else self.begins
+        return np.union1d([0, len(self)], begins)
 
     def pieces(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """Return start and stop of the documents, at most `length` tokens each: [pieces, 2].
@@ -191,18 +192,32 @@ def check(count: int, phases: tuple[Phase, ...], split: int) -> None:
 
 
 def load(data_dir: Path, name: str) -> Corpus:
-    """Read `name`.npy, memory mapped, and `name`_answers.npy; without that all are answers.
+    """Read `name`.npy, memory mapped, and what lies beside it.
+
+    `name`_answers.npy says which tokens are answers, without it all; `name`_starts.npy where the
+    documents begin, without it at every BOS.
 
     Raises:
-      ValueError: no such file, or the two are not of one length.
+      ValueError: no such file, or they do not go together.
     """
     path = data_dir / f"{name}.npy"
     if not path.is_file():
-        raise ValueError(f"no {path}: build it with python -m experiments.corpus")
-    tokens, mask = np.load(path, mmap_mode="r"), data_dir / f"{name}_answers.npy"
+        raise ValueError(
+            f"no {path}: build it with python -m experiments.corpus or experiments.own_answers"
+        )
+    mask, begins = data_dir / f"{name}_answers.npy", data_dir / f"{name}_starts.npy"
+    tokens = np.load(path, mmap_mode="r")
     answers = np.load(mask, mmap_mode="r") if mask.is_file() else np.ones(len(tokens), bool)
     if len(answers) != len(tokens):
         raise ValueError(
             f"{mask}: {len(answers)} tokens, {path} has {len(tokens)}: build both anew"
         )
-    return Corpus(tokens, answers)
+    return Corpus(tokens, answers, np.load(begins) if begins.is_file() else None)
+
+
+def save(data_dir: Path, name: str, corpus: Corpus) -> None:
+    """Write a corpus as `load` reads it."""
+    np.save(data_dir / f"{name}.npy", corpus.tokens)
+    np.save(data_dir / f"{name}_answers.npy", corpus.answers)
+    if corpus.begins is not None:
+        np.save(data_dir / f"{name}_starts.npy", corpus.begins)

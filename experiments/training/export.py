@@ -1,7 +1,6 @@
 """Between a recipe's `model` section, our model, and a Hugging Face folder."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mtad_jax.checkpoints.hf.configs import llama_config, llama_json
+from mtad_jax.checkpoints.hf.read import SIDE_FILES, copy_files
 from mtad_jax.checkpoints.hf.write import write_hf
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.llama import Llama, LlamaConfig
@@ -41,11 +41,18 @@ def hf_config(config: LlamaConfig) -> dict[str, Any]:
     return llama_json(config) | own
 
 
-def export(folder: Path, model: LinenLM, params: Params, tokenizer: Path) -> None:
-    """Write a Hugging Face Llama folder in bfloat16, with the tokenizer."""
+def export(folder: Path, params: Params, hf: Mapping[str, Any], tokenizer: Path) -> None:
+    """Write a Hugging Face folder in bfloat16.
+
+    Args:
+      folder: created if it does not exist.
+      params: the parameters.
+      hf: the `config.json`.
+      tokenizer: the folder whose tokenizer files are copied.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(tokenizer, folder / TOKENIZER)
-    write_hf(folder, params, hf_config(model.module.config), dtype=jnp.bfloat16)
+    copy_files(tokenizer, folder, SIDE_FILES)
+    write_hf(folder, params, hf, dtype=jnp.bfloat16)
 
 
 def write_report(file: Path, report: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The training loop: batches in, checkpoints and log lines out."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +11,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from experiments.training import data as train_data
-from experiments.training import export as train_export
 from experiments.training import step as train_step
 from experiments.training.data import Batch, Corpus, Phase, Schedule
-from experiments.training.induction import check_room
+from experiments.training.student import build_student, check_frozen, first_params
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
@@ -50,16 +49,16 @@ class Trainer:
         self._mesh = mesh = make_mesh({"data": jax.device_count()}) if mesh is None else mesh
         self._phases = tuple(Phase(*phase) for phase in config.phases)
         self.total = sum(phase.steps for phase in self._phases)
-        self.model = train_export.build_model(config.model)
-        if config.induction:
-            check_room(self.model.module.config)
+        self.model = build_student(config, target)
         laid = _lay_out(self.model, mesh)
         rows = mesh.shape["data"]
         self._train, self._held_out = _read_data(
-            data_dir, self.model.vocab_size, self._phases, rows
+            data_dir, config.held_out, self.model.vocab_size, self._phases, rows
         )
         optimizer = train_step.make_optimizer(config)
-        state = train_step.init_state(self.model, optimizer, config.seed, config.induction)
+        params = first_params(config, self.model, target)
+        check_frozen(config, params)
+        state = train_step.init_state(params, optimizer)
         where = train_step.state_shardings(laid, optimizer, state)
         self.state: train_step.TrainState = jax.device_put(state, where)
         target = jax.device_put(target, replicated(mesh))
@@ -84,8 +83,9 @@ class Trainer:
             done = step + 1
             if done % self.config.log_every == 0 or done == self.total:
                 text = _text(_mean(metrics))  # waits for the steps, so the clock is right
-                rate = tokens / (time.monotonic() - since)
-                self._log(f"step {done}/{self.total} {text} {rate:.0f} tokens/s")
+                seconds = time.monotonic() - since
+                speed = f"{tokens / seconds:.0f} tokens/s, {seconds / len(metrics):.2f} s a step"
+                self._log(f"step {done}/{self.total} {text} {speed}")
                 metrics, since, tokens = [], time.monotonic(), 0
             self._save(done)
             if done % self.config.eval_every == 0 and done < self.total:
@@ -145,16 +145,16 @@ def _lay_out(model: LinenLM, mesh: Mesh) -> LinenLM:
 
 
 def _read_data(
-    data_dir: Path, vocab_size: int, phases: tuple[Phase, ...], split: int
+    data_dir: Path, held_out: Sequence[str], vocab_size: int, phases: tuple[Phase, ...], split: int
 ) -> tuple[Corpus, dict[str, Corpus]]:
     """Return the training tokens and the held-out sets, checked; `split`: parts of a batch."""
     train = train_data.load(data_dir, "train")
-    held_out = {name: train_data.load(data_dir, f"val_{name}") for name in train_data.VALIDATION}
+    others = {name: train_data.load(data_dir, f"val_{name}") for name in held_out}
     train_data.check(len(train), phases, split)
-    for name, corpus in {"train": train, **held_out}.items():
+    for name, corpus in {"train": train, **others}.items():
         if (most := corpus.tokens.max()) >= vocab_size:
             raise ValueError(f"{name}: token {most}, but vocab_size is {vocab_size}")
-    return train, held_out
+    return train, others
 
 
 def _mean(metrics: list[dict], weights: list[float] | None = None) -> dict[str, float]:

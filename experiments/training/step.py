@@ -10,7 +10,6 @@ from flax import struct
 from jax.typing import ArrayLike
 
 from experiments.training.data import Batch
-from experiments.training.induction import with_induction
 from mtad_jax.devices.sharding import replicated
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
@@ -33,11 +32,17 @@ class TrainState:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Return clipped AdamW at the recipe's rates; weight decay on matrices only."""
+    """Return clipped AdamW at the recipe's rates; weight decay on matrices that learn only."""
     steps, rates = zip(*config.rates, strict=True)
 
     def schedule(step: ArrayLike) -> Array:
         return jnp.interp(step, jnp.array(steps, jnp.float32), jnp.array(rates, jnp.float32))
+
+    def decayed(params: Params) -> Params:
+        return {
+            name: jax.tree.map(lambda x, free=name not in config.frozen: free and x.ndim > 1, tree)
+            for name, tree in params.items()
+        }
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
@@ -46,18 +51,13 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
             b1=0.9,
             b2=0.95,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+            mask=decayed,
         ),
     )
 
 
-def init_state(
-    model: LinenLM, optimizer: optax.GradientTransformation, seed: int, induction: bool
-) -> TrainState:
-    """Return the state before the first step; `induction`: with heads that copy."""
-    params = model.init(jax.random.key(seed))
-    if induction:
-        params = with_induction(params, model.module.config, seed)
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
@@ -121,6 +121,8 @@ def make_step(
     ce_weight, kl_weight = config.cross_entropy, config.distill
 
     def loss_fn(params, target_params, batch):
+        fixed = {name: jax.lax.stop_gradient(params[name]) for name in config.frozen}
+        params = {**params, **fixed}  # AdamW leaves alone what never has a gradient
         metrics = measure(params, target_params, batch)
         return ce_weight * metrics["cross_entropy"] + kl_weight * metrics.get("kl", 0.0), metrics
 

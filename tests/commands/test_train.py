@@ -30,6 +30,7 @@ from mtad_jax.models.protocol import BoundLM
 
 pytestmark = pytest.mark.slow
 
+HELD_OUT = train_target.get_config().held_out
 VOCAB = 400  # sentencepiece_folder's
 MODEL = {
     "vocab_size": VOCAB,
@@ -196,7 +197,7 @@ def test_a_mask_of_another_length_is_refused(data, tmp_path):
 
 def test_loss_falls(data, tmp_path):
     _, before, after, lines = trained(recipe(), data, tmp_path)
-    for name in train_data.VALIDATION:
+    for name in HELD_OUT:
         assert after[name]["cross_entropy"] < 0.7 * before[name]["cross_entropy"]
     assert lines[2].startswith("step 4/24 cross_entropy ")
 
@@ -209,7 +210,7 @@ def test_a_mesh_changes_only_where_things_lie(data, tmp_path):
         trainer, *_, after, _ = trained(config, data, tmp_path / mesh[-1] / "run", mesh=mesh)
         runs[mesh] = trainer.state, after
     (one, losses), (many, split_losses) = runs.values()
-    for name in train_data.VALIDATION:
+    for name in HELD_OUT:
         assert losses[name] == pytest.approx(split_losses[name], rel=1e-4)
     split = 0
     for tree in (many.params, many.opt_state):
@@ -224,7 +225,7 @@ def test_distillation_brings_the_draft_to_the_target(data, tmp_path):
     target = BoundLM(teacher.state.params, teacher.model)
     config = recipe(train_draft, seed=1)
     _, before, after, _ = trained(config, data, tmp_path / "draft", target)
-    for name in train_data.VALIDATION:
+    for name in HELD_OUT:
         assert after[name]["kl"] < 0.5 * before[name]["kl"]
         assert after[name]["overlap"] > before[name]["overlap"]
 
@@ -232,9 +233,10 @@ def test_distillation_brings_the_draft_to_the_target(data, tmp_path):
 def test_export_is_the_model_in_bfloat16(data, tmp_path):
     model = train_export.build_model(recipe().model)
     config = model.module.config
-    assert llama_config(train_export.hf_config(config)) == config
+    hf = train_export.hf_config(config)
+    assert llama_config(hf) == config
     params = model.init(jax.random.key(0))
-    train_export.export(tmp_path, model, params, data / "tokenizer.model")
+    train_export.export(tmp_path, params, hf, data)
     loaded = checkpoint.load(tmp_path, dtype=jnp.bfloat16)
     assert (loaded.lm.model, loaded.bos_id, loaded.eos_ids) == (model, 1, (2,))
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)

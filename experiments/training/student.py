@@ -1,0 +1,72 @@
+"""What a recipe trains: a fresh model of its own shape, or some layers cut out of the target.
+
+A draft that is cut out of its target begins with the target's embedding, head and some of its
+layers, and learns to do without the others, as DistilBERT did (Sanh et al., 2019,
+arXiv:1910.01108).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.training.export import build_model
+from experiments.training.induction import check_room, with_induction
+from mtad_jax.models.linen import LinenLM
+from mtad_jax.models.protocol import BoundLM
+from mtad_jax.types import Params
+
+
+def build_student(config: Any, target: BoundLM | None) -> LinenLM:
+    """Return the model that a recipe trains.
+
+    Raises:
+      ValueError: a shape that cannot be, or layers that the target does not have.
+    """
+    if not config.init_layers:
+        model = build_model(config.model)
+        if config.induction:
+            check_room(model.module.config)
+        return model
+    if target is None:
+        raise ValueError("config.init_layers are layers of a target: give --target=DIR")
+    for name in ("induction", "model"):
+        if config[name]:
+            raise ValueError(
+                f"config.{name} means nothing beside config.init_layers, whose shape and first "
+                "parameters are the target's: leave it out"
+            )
+    assert isinstance(target.model, LinenLM)
+    shape: Any = target.model.config
+    for layer in config.init_layers:
+        if not 0 <= layer < shape.num_layers:
+            raise ValueError(
+                f"config.init_layers={tuple(config.init_layers)}: the target has layers 0 to "
+                f"{shape.num_layers - 1}"
+            )
+    shape = dataclasses.replace(shape, num_layers=len(config.init_layers))
+    return LinenLM(target.model.module.clone(config=shape))
+
+
+def first_params(config: Any, model: LinenLM, target: BoundLM | None) -> Params:
+    """Return the first parameters of the model that `build_student` built; no array is shared."""
+    if not config.init_layers:
+        params = model.init(jax.random.key(config.seed))
+        return (
+            with_induction(params, model.module.config, config.seed) if config.induction else params
+        )
+    assert target is not None
+    cut = {name: tree for name, tree in target.params.items() if not name.startswith("layer_")}
+    for place, layer in enumerate(config.init_layers):
+        cut[f"layer_{place}"] = target.params[f"layer_{layer}"]
+    return jax.tree.map(jnp.copy, cut)  # a step gives its arrays away
+
+
+def check_frozen(config: Any, params: Params) -> None:
+    """Raise ValueError where the recipe freezes what the model does not have."""
+    for name in config.frozen:
+        if name not in params:
+            raise ValueError(
+                f"config.frozen={tuple(config.frozen)}: no {name!r} among {', '.join(params)}"
+            )
