@@ -25,7 +25,7 @@ from experiments.flags.models import (
     define_model_flags,
     load_models,
 )
-from experiments.flags.rules import flag_of, read_candidates
+from experiments.flags.rules import read_candidates
 from experiments.flags.settings import define_control_flags, read_controls, setting_flags
 from experiments.flags.warp import (
     define_draft_warp_flags,
@@ -43,6 +43,7 @@ from mtad_jax.calibration.decide import Floor, check_floor
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints.atomic import new_file
 from mtad_jax.pipeline import Pipeline
+from mtad_jax.registry import flag_of
 
 _BUILT_IN = 16  # prompts, half story openings and half questions about databases
 

@@ -21,6 +21,7 @@ from mtad_jax.errors import one_line
 from mtad_jax.recipes import RECIPES
 
 _TYPES = (bool, int, float, str)
+_RENAMED = {"draft": "draft_kind"}
 _SECTION = re.compile(r"^(?:Args|Attributes):\n((?:[ \t]+\S.*(?:\n|$)|[ \t]*\n)+)", re.MULTILINE)
 _ITEM = re.compile(r"^(\w+(?:, \w+)*)(?: \([^)]*\))?: *(.*(?:\n[ \t]+.*)*)", re.MULTILINE)
 
@@ -57,6 +58,14 @@ class Setting:
             kind = {bool: "true or false", int: "a whole number", float: "a number"}
             wanted = kind.get(self.type, "whole numbers, e.g. 4,2,2")
             raise ValueError(f"{self.name}={text} must be {wanted}") from error
+
+
+def flag_of(setting: str) -> str:
+    """Return what a setting is called among the settings of a run: its own name, but for `draft`.
+
+    There `draft` is the draft model.
+    """
+    return _RENAMED.get(setting, setting)
 
 
 def find(name: str) -> Callable[..., Strategy]:

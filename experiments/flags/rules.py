@@ -19,11 +19,10 @@ from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import Request
-from mtad_jax.registry import Setting, find, make, settings_of
+from mtad_jax.registry import Setting, find, flag_of, make, settings_of
 
 HELP_TOPIC = "The decoding rule, and settings of rules"
 
-_RENAMED = {"draft": "draft_kind"}  # --draft is the draft model
 _DEFINE = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
@@ -31,11 +30,6 @@ _DEFINE = {
     str: flags.DEFINE_string,
     tuple: flags.DEFINE_list,
 }
-
-
-def flag_of(setting: str) -> str:
-    """Return the flag of a recipe's parameter: its own name, but for `draft`."""
-    return _RENAMED.get(setting, setting)
 
 
 def rule_flags(asked: str | None = None) -> dict[str, dict[str, Setting]]:
