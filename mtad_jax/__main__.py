@@ -22,6 +22,7 @@ COMMANDS = {
     "corpus": "experiments.corpus",
     "own_answers": "experiments.own_answers",
     "train": "experiments.train",
+    "lm_eval": "experiments.lm_eval",
     "from_hf": "checkpoints_convert.from_hf",
     "from_gguf": "checkpoints_convert.from_gguf",
     "to_hf": "checkpoints_convert.to_hf",

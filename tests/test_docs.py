@@ -19,6 +19,8 @@ CLI = ROOT / "mtad_jax" / "cli.py"  # what all programs have
 OTHERS = {
     "config",  # of train, by ml_collections
     "strategy",  # of the conformance suite
+    # of lm_eval
+    *("model", "model_args", "tasks", "gen_kwargs", "apply_chat_template", "use_cache", "device"),
     *("command", "worker", "zone", "nodes"),  # of gcloud and srun
     "xla_force_host_platform_device_count",  # of XLA
 }

@@ -6,12 +6,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_LOADED = (
-    "torch", "transformers", "matplotlib", "pandas", "jinja2", "configs", "experiments",
+    "torch", "transformers", "matplotlib", "pandas", "jinja2", "lm_eval", "gguf", "configs",
+    "experiments",
 )  # fmt: skip
+PLUG_INS = ROOT / "mtad_jax" / "integrations"  # each needs the program that it plugs into
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(ROOT.glob("mtad_jax/**/*.py"))
-    if path.stem != "__main__"
+    if path.stem != "__main__" and PLUG_INS not in path.parents
 ]
 
 

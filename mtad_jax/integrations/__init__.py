@@ -1,0 +1,1 @@
+"""Other programs' plug-ins: a folder each, the only place that imports that program."""
