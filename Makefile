@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-heavy test-all mutants lint benchmark clean
+.PHONY: help demo test test-fast test-heavy test-all mutants lint benchmark reproduce clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/'
@@ -44,6 +44,9 @@ lint: $(DEV)  ## Check style, imports between rooms, and types
 
 benchmark: $(CORE)  ## Print the table of speeds and qualities (some minutes on two cores)
 	@$(BIN)/python -m experiments.benchmark
+
+reproduce: $(CORE)  ## The paper's tables in miniature (some 15 minutes on two cores)
+	@$(BIN)/python -m experiments.reproduce --output=runs/reproduce
 
 clean:  ## Remove .venv and the tests' compiled programs
 	rm -rf $(VENV) .cache

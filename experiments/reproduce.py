@@ -17,12 +17,13 @@ from experiments.evaluation.summary import summary_lines
 from mtad_jax import cli
 from mtad_jax.checkpoints.atomic import new_file
 
+CONFIG = Path(__file__).resolve().parents[1] / "configs/eval/reproduce.py"
 REPORT = "reproduce.md"
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the program's flags: `experiments.evaluate`'s, with a config of its own."""
-    evaluate.define_flags(values, config="configs/eval/reproduce.py")
+    evaluate.define_flags(values, config=str(CONFIG))
 
 
 def reproduce(values: flags.FlagValues) -> int:

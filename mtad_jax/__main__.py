@@ -18,6 +18,8 @@ COMMANDS = {
     "plan": "experiments.plan",
     "quantization": "experiments.quantization",
     "answers": "experiments.answers",
+    "evaluate": "experiments.evaluate",
+    "reproduce": "experiments.reproduce",
     "report": "experiments.report",
     "corpus": "experiments.corpus",
     "own_answers": "experiments.own_answers",

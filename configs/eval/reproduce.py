@@ -1,5 +1,7 @@
 """The paper's tables in miniature on the shipped pair: what `make reproduce` runs."""
 
+from typing import Any
+
 import ml_collections
 
 from configs.eval.base import paper_config
@@ -10,10 +12,11 @@ DEPTHS, WIDTHS, TAUS = (1, 2, 8), (1, 2, 8), (0.1, 0.3, 0.7, 0.9)
 
 def get_config() -> ml_collections.ConfigDict:
     """Return the config."""
-    c = paper_config()
+    c: Any = paper_config()
     c.tasks = ("tinysql questions=120", "tales openings=24")
     c.max_new_tokens = 100
-    c.strategies += (
+    c.strategies = (
+        *c.strategies,
         "greedy",
         "speculative depth=4 temperature=0",
         "beam width=4",
