@@ -5,6 +5,7 @@ as `experiments.evaluate` does (a stopped run goes on by the same command), then
 `RUN/reproduce.md` and prints it. Another config: `--config=configs/eval/llama2.py`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from absl import flags
