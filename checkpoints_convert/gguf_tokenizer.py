@@ -20,7 +20,10 @@ from mtad_jax.json_file import REQUIRED, Field, choice, read_fields, switch, who
 from mtad_jax.text.added import ROLES
 
 _GGML = "tokenizer.ggml."
-_ROLE_IDS = ("bos", "eos", "unknown", "padding")  # of ROLES
+_ROLE_IDS = {
+    "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding",
+}  # fmt: skip
+"""What GGUF calls those of `ROLES` that a Llama has."""
 _ENDS = ("eos", "eot", "eom")  # any of them ends a text
 
 
@@ -119,7 +122,7 @@ def _read_vocabulary(file: GGUFFile, rows: int, kind: str) -> _Vocabulary:
     if len(ids) < len(tokens):
         twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
         raise ValueError(f"{where}: token {twice!r} is there twice")
-    by_role = zip(ROLES, _ids(file, _ROLE_IDS, len(tokens)), strict=True)
+    by_role = zip(_ROLE_IDS, _ids(file, list(_ROLE_IDS.values()), len(tokens)), strict=True)
     roles = {role: tokens[index] for role, index in by_role if index is not None}
     adds_bos, adds_eos = adds_bos and "bos_token" in roles, adds_eos and "eos_token" in roles
     return _Vocabulary(tokens, types, roles, adds_bos, adds_eos, adds_space, pre)
