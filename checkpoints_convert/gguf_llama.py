@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from checkpoints_convert.gguf_file import GGUFFile
-from mtad_jax.checkpoints.hf.configs import FACTOR, LLAMA_FIELDS, THETA, llama_json
+from mtad_jax.checkpoints.hf.configs import LLAMA_FIELDS, llama_json
+from mtad_jax.checkpoints.hf.rope import FACTOR, THETA
 from mtad_jax.checkpoints.lazy import Index, LazyTensor
 from mtad_jax.json_file import REQUIRED, Field, choice, read_fields, shown
 from mtad_jax.models.layers import RopeScaling, rope_frequencies

@@ -4,10 +4,14 @@ import copy
 import difflib
 from typing import Any
 
+from configs.models.gemma import GEMMA
 from configs.models.llama import LLAMA
+from configs.models.mistral import MISTRAL
 from configs.models.opt import OPT
+from configs.models.qwen import QWEN
+from configs.models.smollm import SMOLLM
 
-_CONFIGS = LLAMA | OPT
+_CONFIGS = LLAMA | QWEN | MISTRAL | GEMMA | SMOLLM | OPT
 
 NAMES = tuple(_CONFIGS)
 """The presets, such as "llama2-70b"."""

@@ -1,7 +1,7 @@
-"""Llama 2, 3.1 and 3.2, and the 68 M draft for the Llama 2 vocabulary.
+"""Llama 2, 3.1, 3.2 and 3.3, and the 68 M draft for the Llama 2 vocabulary.
 
-Source: `config.json` of meta-llama/Llama-2-*-hf, meta-llama/Llama-3.1-*, meta-llama/Llama-3.2-* and
-JackFram/llama-68m.
+Source: `config.json` of meta-llama/Llama-2-*-hf, meta-llama/Llama-3.1-*, meta-llama/Llama-3.2-*,
+meta-llama/Llama-3.3-70B-Instruct and JackFram/llama-68m.
 """
 
 from typing import Any
@@ -59,6 +59,9 @@ LLAMA: dict[str, dict[str, Any]] = {
     "llama2-70b": _LLAMA2 | _shape(8192, 28_672, layers=80, heads=64, kv_heads=8),
     "llama3.1-8b": _LLAMA31 | _shape(4096, 14_336, layers=32, heads=32, kv_heads=8),
     "llama3.1-70b": _LLAMA31 | _shape(8192, 28_672, layers=80, heads=64, kv_heads=8),
+    "llama3.3-70b": _LLAMA31
+    | _shape(8192, 28_672, layers=80, heads=64, kv_heads=8)
+    | {"eos_token_id": [128_001, 128_008, 128_009]},
     "llama3.2-1b": _LLAMA32 | _shape(2048, 8192, layers=16, heads=32, kv_heads=8),
     "llama3.2-3b": _LLAMA32 | _shape(3072, 8192, layers=28, heads=24, kv_heads=8),
     "llama-68m": _LLAMA_68M | _shape(768, 3072, layers=2, heads=12, kv_heads=12),

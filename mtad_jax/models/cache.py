@@ -190,3 +190,15 @@ def visible_slots(
     column = jnp.clip(offset, 0, window.shape[2] - 1)
     allowed = jnp.take_along_axis(window, column[:, None, :], axis=2, mode="clip")
     return (offset < 0)[:, None, :] | (inside[:, None, :] & allowed)
+
+
+def last_seen(visible: Bool[Array, "B T S"], count: int) -> Bool[Array, "B T S"]:
+    """Of the slots that each query sees, keep the last `count`: a sliding window over positions.
+
+    A query sees its committed text and its own ancestors, a slot a position, in order. Counting
+    them counts positions, while slots do not: between two nodes of a path lie those of others.
+    """
+    if count >= visible.shape[2]:
+        return visible
+    after = lax.cumsum(visible.astype(jnp.int32), axis=2, reverse=True)  # its own among them
+    return visible & (after <= count)

@@ -1,12 +1,9 @@
 """Layers shared by the architectures. No numeric default for eps, theta, scale or offset."""
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from mtad_jax.devices.sharding import Layout, constrain
@@ -69,13 +66,30 @@ class RMSNorm(nn.Module):
     """Root-mean-square norm in f32 (Zhang & Sennrich 2019), as in Llama."""
 
     eps: float
+    axis: str = "embed"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
-        scale = _param(self, "scale", _ONES, ("embed",), x.shape[-1:])
-        y = x.astype(jnp.float32)
-        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return scale * y.astype(x.dtype)
+    def __call__(self, x: Float[Array, "B T *H E"]) -> Float[Array, "B T *H E"]:
+        scale = _param(self, "scale", _ONES, (self.axis,), x.shape[-1:])
+        return scale * _unit(x, self.eps).astype(x.dtype)
+
+
+class OffsetRMSNorm(nn.Module):
+    """Root-mean-square norm whose scale is stored less one, and applied in f32, as in Gemma."""
+
+    eps: float
+    axis: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T *H E"]) -> Float[Array, "B T *H E"]:
+        scale = _param(self, "scale", _ZEROS, (self.axis,), x.shape[-1:])
+        return ((1 + scale.astype(jnp.float32)) * _unit(x, self.eps)).astype(x.dtype)
+
+
+def _unit(x: Float[Array, "... E"], eps: float) -> Float[Array, "... E"]:
+    """Return x in f32, divided by its root mean square."""
+    y = x.astype(jnp.float32)
+    return y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
 
 
 class LayerNorm(nn.Module):
@@ -93,61 +107,6 @@ class LayerNorm(nn.Module):
             y *= _param(self, "scale", _ONES, ("embed",), x.shape[-1:])
             y += _param(self, "bias", _ZEROS, ("embed",), x.shape[-1:])
         return y.astype(x.dtype)
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Stretching of the rotary frequencies beyond the trained context.
-
-    Attributes:
-      kind: "linear" (positions divided by `factor`) or "llama3" (Llama 3.1: only the low
-        frequencies are divided, with a smooth ramp between).
-      factor: by how much.
-      low_freq_factor, high_freq_factor, original_max_positions: the ramp of "llama3".
-    """
-
-    kind: str
-    factor: float
-    low_freq_factor: float = 0.0
-    high_freq_factor: float = 0.0
-    original_max_positions: int = 0
-
-
-def rope_frequencies(
-    head_dim: int, theta: float, scaling: RopeScaling | None
-) -> Float[Array, " D/2"]:
-    """Return the angular step of each pair of dimensions, in radians a position.
-
-    Source: Su et al. 2021; "llama3": Hugging Face `modeling_rope_utils`.
-    """
-    # On the host, where the power is exact to the last bit but one, whatever the back end.
-    freq = 1.0 / np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-    if scaling is None:
-        return jnp.asarray(freq)
-    if scaling.kind == "linear":
-        return jnp.asarray(freq / np.float32(scaling.factor))
-    wavelength = 2 * math.pi / freq
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    ramp = (scaling.original_max_positions / wavelength - low) / (high - low)
-    ramp = np.clip(ramp, 0.0, 1.0)  # 1: short waves, kept; 0: long waves, divided
-    return jnp.asarray(ramp * freq + (1 - ramp) * freq / scaling.factor, jnp.float32)
-
-
-def rope_angles(
-    positions: Int[Array, "B T"], frequencies: Float[Array, " D/2"]
-) -> tuple[Float[Array, "B T D/2"], Float[Array, "B T D/2"]]:
-    """Return cos and sin of every position's angles, f32."""
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(
-    x: Float[Array, "B T H D"], cos: Float[Array, "B T D/2"], sin: Float[Array, "B T D/2"]
-) -> Float[Array, "B T H D"]:
-    """Rotate the two halves of each head (Hugging Face's half-split form), in f32."""
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 def split_heads(
@@ -188,10 +147,13 @@ def attend(
     write_at: Int[Array, " B"] | None,
     cache: kv.LayerCache | None,
     layout: Layout | None,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H*D"], kv.LayerCache | None]:
     """Grouped-query attention over the cache (or, without one, over the call itself).
 
-    Softmax in f32; scores scaled by 1/sqrt(D). Query head h reads key/value head h // (H / G).
+    Softmax in f32; scores scaled by `scale`, None: 1/sqrt(D), then kept within `softcap`, if any.
+    Query head h reads key/value head h // (H / G).
     """
     q = constrain(layout, q, ("batch", None, "heads", "head_dim"))
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # --> [B, G, T, D]
@@ -203,13 +165,19 @@ def attend(
     groups, slots = seen.k.shape[1:3]
     # One matrix a group: its heads and tokens are the rows. --> [B, G, H/G*T, D]
     q = q.reshape(batch, tokens, groups, -1, dim).transpose(0, 2, 3, 1, 4)
-    q = q.reshape(batch, groups, -1, dim) * dim**-0.5
+    q = q.reshape(batch, groups, -1, dim) * (dim**-0.5 if scale is None else scale)
     # Both products take the cache transposed. Where a product can read it as it lies, XLA's CPU
     # compiler repeats the cache write inside the product, and copies the cache four times for it.
     keys = int8.values(seen.k).swapaxes(2, 3)
     scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32)
     scores = int8.by_slot(scores.reshape(batch, groups, -1, tokens, slots), seen.k)
+    scores = soft_cap(scores, softcap)
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = int8.by_slot(jax.nn.softmax(scores, axis=-1), seen.v).astype(q.dtype)
     out = jnp.einsum("bgrts,bgsd->btgrd", weights, int8.values(seen.v))
     return out.reshape(batch, tokens, heads * dim), cache
+
+
+def soft_cap(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
+    """Squeeze numbers smoothly into -cap ... cap; None: leave them."""
+    return x if cap is None else cap * jnp.tanh(x / cap)

@@ -46,7 +46,7 @@ class LinenLM:
     """A flax.linen module of this package, applied purely, as a `CausalLM`.
 
     Attributes:
-      module: hashable linen module with the fields `config` and `layout` (`Llama`, `OPT`).
+      module: hashable linen module with the fields `config` and `layout`, such as `Llama`.
       kv_repeat: how often each stored key/value head is repeated in the parameters, so that every
         device of the mesh's model axis has one; see `on`.
       int8: which of `mtad_jax.models.quantize.PARTS` are int8; see `quantized`.

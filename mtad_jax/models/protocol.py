@@ -128,7 +128,7 @@ class BoundLM:
         """
         if not isinstance(self.model, Quantizable):
             raise ValueError(
-                f"int8={int8}: only Llama and OPT of this package can be int8, not "
+                f"int8={int8}: only models of this package can be int8, not "
                 f"{type(self.model).__name__}: leave int8 out"
             )
         model = self.model.quantized(int8)

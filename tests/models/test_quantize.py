@@ -213,7 +213,7 @@ def test_bad_input_is_one_line(folders, tmp_path):
         parse_int8("kv, float8")
     with pytest.raises(ValueError, match="^int8=kv: the model's kv are int8 already: leave it out"):
         lm.quantized("weights,kv")
-    with pytest.raises(ValueError, match="only Llama and OPT of this package can be int8, not Tab"):
+    with pytest.raises(ValueError, match="only models of this package can be int8, not Tab"):
         BoundLM({}, TableLM(4, 4)).quantized("kv")
     with pytest.raises(ValueError, match="int8='w8' is unknown"):
         mtad_jax.load(folders["llama"], int8="w8")

@@ -3,26 +3,32 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from mtad_jax.checkpoints.hf.configs import (
-    CONFIG,
-    LLAMA_SIZES,
-    OPT_SIZES,
-    ROPE,
-    Size,
-    llama_config,
-    opt_config,
+from mtad_jax.checkpoints.hf.configs import OPT_SIZES, llama_config, opt_config
+from mtad_jax.checkpoints.hf.fields import CONFIG
+from mtad_jax.checkpoints.hf.gemma import gemma2_config, gemma3_config
+from mtad_jax.checkpoints.hf.llama_like import (
+    mistral_config,
+    qwen2_config,
+    qwen3_config,
+    smollm3_config,
 )
+from mtad_jax.checkpoints.hf.rope import PLACES
+from mtad_jax.checkpoints.hf.shape import COMMON_SIZES, Size
 from mtad_jax.json_file import shown
+from mtad_jax.models.gemma import Gemma
 from mtad_jax.models.linen import LinenLM, LMConfig
 from mtad_jax.models.llama import Llama
+from mtad_jax.models.mistral import Mistral
 from mtad_jax.models.opt import OPT
+from mtad_jax.models.qwen import Qwen
+from mtad_jax.models.smollm3 import SmolLM3
 
 
 @dataclass(frozen=True)
@@ -95,19 +101,28 @@ def _norm(key: str, path: str) -> tuple[KeyRule, ...]:
     )
 
 
-_LLAMA_RULES = (
+_DECODER_RULES = (
     *_table("model.embed_tokens", "embed"),
     *_norm("model.layers.{i}.input_layernorm", "layer_{i}/attn_norm"),
     *_dense("model.layers.{i}.self_attn.q_proj", "layer_{i}/q"),
     *_dense("model.layers.{i}.self_attn.k_proj", "layer_{i}/k"),
     *_dense("model.layers.{i}.self_attn.v_proj", "layer_{i}/v"),
     *_dense("model.layers.{i}.self_attn.o_proj", "layer_{i}/o"),
-    *_norm("model.layers.{i}.post_attention_layernorm", "layer_{i}/mlp_norm"),
+    *_norm("model.layers.{i}.self_attn.q_norm", "layer_{i}/q_norm"),
+    *_norm("model.layers.{i}.self_attn.k_norm", "layer_{i}/k_norm"),
     *_dense("model.layers.{i}.mlp.gate_proj", "layer_{i}/gate"),
     *_dense("model.layers.{i}.mlp.up_proj", "layer_{i}/up"),
     *_dense("model.layers.{i}.mlp.down_proj", "layer_{i}/down"),
     *_norm("model.norm", "final_norm"),
     *_dense("lm_head", "head"),
+)
+_AFTER_ATTENTION = "model.layers.{i}.post_attention_layernorm"
+_LLAMA_RULES = (*_DECODER_RULES, *_norm(_AFTER_ATTENTION, "layer_{i}/mlp_norm"))
+_GEMMA_RULES = (
+    *_DECODER_RULES,
+    *_norm(_AFTER_ATTENTION, "layer_{i}/attn_post_norm"),  # one name, another place
+    *_norm("model.layers.{i}.pre_feedforward_layernorm", "layer_{i}/mlp_norm"),
+    *_norm("model.layers.{i}.post_feedforward_layernorm", "layer_{i}/mlp_post_norm"),
 )
 
 _OPT_RULES = (
@@ -127,16 +142,35 @@ _OPT_RULES = (
     *_dense("lm_head", "head"),
 )
 
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family(
-        config=llama_config,
-        sizes=LLAMA_SIZES,
-        module=Llama,
-        rules=_LLAMA_RULES,
+
+def _decoder(
+    config: Callable[[Mapping[str, Any]], LMConfig],
+    module: Callable[[Any], nn.Module],
+    rules: tuple[KeyRule, ...] = _LLAMA_RULES,
+    **fixed: Any,
+) -> Family:
+    """Return a family that is built as Llama is."""
+    return Family(
+        config=config,
+        sizes=COMMON_SIZES,
+        module=module,
+        rules=rules,
         prefix="model.",
         tied={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=r"(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
-        fixed={"partial_rotary_factor": 1.0, "quantization_config": None},
+        fixed={"partial_rotary_factor": 1.0, "quantization_config": None} | fixed,
+    )
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": _decoder(llama_config, Llama, rope_interleaved=False),
+    "qwen2": _decoder(qwen2_config, Qwen, attention_bias=True, mlp_bias=False, use_mrope=False),
+    "qwen3": _decoder(qwen3_config, Qwen, mlp_bias=False),
+    "mistral": _decoder(mistral_config, Mistral, attention_bias=False, mlp_bias=False),
+    "smollm3": _decoder(smollm3_config, SmolLM3),
+    "gemma2": _decoder(gemma2_config, Gemma, _GEMMA_RULES, use_bidirectional_attention=False),
+    "gemma3_text": _decoder(
+        gemma3_config, Gemma, _GEMMA_RULES, use_bidirectional_attention=False
     ),
     "opt": Family(
         config=opt_config,
@@ -160,9 +194,13 @@ def family_of(hf_config: Mapping[str, Any]) -> Family:
     """
     kind = hf_config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ValueError(
-            f"{CONFIG}: model_type={shown(kind)} is not supported: use one of {sorted(FAMILIES)}"
-        )
+        cure = f"use one of {sorted(FAMILIES)}"
+        if kind == "gemma3":
+            cure = (
+                "it sees images: save the text model inside it, with transformers: "
+                "Gemma3ForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
+            )
+        raise ValueError(f"{CONFIG}: model_type={shown(kind)} is not supported: {cure}")
     return FAMILIES[kind]
 
 
@@ -173,8 +211,7 @@ def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
       ValueError: unsupported architecture or setting, or an incomplete config.
     """
     family = family_of(hf_config)
-    rope = (hf_config.get(name) for name in ROPE)
-    for place in (hf_config, *(value for value in rope if isinstance(value, Mapping))):
+    for place in (hf_config, *_rope_objects(hf_config)):
         for name, value in family.fixed.items():
             found = place.get(name)
             if found is not None and found != value:
@@ -182,6 +219,15 @@ def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
                     f"{CONFIG}: {name}={shown(found)} is not supported: only {shown(value)} is"
                 )
     return LinenLM(family.module(family.config(hf_config)))
+
+
+def _rope_objects(hf_config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of rotary settings, and those inside them."""
+    found = [hf_config.get(name) for name in PLACES]
+    for value in found:
+        if isinstance(value, Mapping):
+            yield value
+            found += value.values()
 
 
 @functools.lru_cache(maxsize=16)
