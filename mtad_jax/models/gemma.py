@@ -21,7 +21,7 @@ class GemmaConfig(DecoderConfig):
       head_norms: a norm on each query's and each key's head; Gemma 3 has them.
       score_scale: factor of attention's scores, which need not be 1/sqrt(D).
       score_cap, logit_cap: soft bound on attention's scores, and on the logits; None: no bound.
-        Gemma 2 has both.
+        Gemma 2 has both, Gemma 3 neither as published.
       windows: of each layer, how many positions a token sees; None: all.
       local_rope: the position encoding of layers with a window.
     """

@@ -1,20 +1,21 @@
 """Logits against Hugging Face transformers, in f32, up to the last position."""
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from hf_reference import (
+    LONGEST,
+    check_prefill_then_single_steps,
+    check_whole_sequence,
+    make_pair,
+    reference,
+    torch,
+    transformers,
+)
 
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf import write as hf_writer
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
 pytestmark = pytest.mark.slow
-
-TOLERANCE = 1e-4  # of logits up to 5; never to be relaxed
-LONGEST = 96  # all positions that the models have
 
 _LLAMA = {
     "vocab_size": 50,
@@ -45,6 +46,7 @@ _LLAMA3 = {
     "original_max_position_embeddings": 24,
     "rope_theta": 5000.0,
 }
+_DYNAMIC = {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 500.0}
 _TIED = {"tie_word_embeddings": True}
 _BIASES = {"attention_bias": True, "mlp_bias": True}
 _NO_AFFINE = {"enable_bias": False, "layer_norm_elementwise_affine": False}
@@ -53,6 +55,7 @@ _MODELS = {
     "llama_gqa_head_dim": ("llama", _LLAMA | {"head_dim": 10, "num_key_value_heads": 2}),
     "llama_mqa_linear": ("llama", _LLAMA | {"num_key_value_heads": 1, "rope_parameters": _LINEAR}),
     "llama_llama3_tied_biases": ("llama", _LLAMA | _TIED | _BIASES | {"rope_parameters": _LLAMA3}),
+    "llama_dynamic": ("llama", _LLAMA | {"rope_parameters": _DYNAMIC}),
     "opt": ("opt", _OPT),
     "opt_350m": ("opt", _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 20}),
     "opt_gelu_no_affine": ("opt", _OPT | _NO_AFFINE | {"activation_function": "gelu"}),
@@ -60,61 +63,18 @@ _MODELS = {
 }
 
 
-def reference(kind: str, config: dict, seed: int = 0):
-    """Return a transformers model whose every parameter matters: none is 0 or 1 throughout."""
-    hf_config = transformers.AutoConfig.for_model(kind, **config)
-    hf_config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(hf_config).float().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = 0.2 * torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + noise if "norm" in name and "weight" in name else noise)
-    return model
-
-
-def assert_near(ours, theirs):
-    difference = np.abs(np.asarray(ours) - theirs).max()
-    assert difference <= TOLERANCE, f"{difference} at logits up to {np.abs(theirs).max()}"
-
-
 @pytest.fixture(scope="module", params=_MODELS.values(), ids=_MODELS)
 def pair(request, tmp_path_factory):
     """Return (our loaded model, tokens [2, LONGEST], transformers' logits)."""
-    folder = tmp_path_factory.mktemp("hf")
-    theirs = reference(*request.param)
-    theirs.save_pretrained(folder)
-    tokens = np.random.default_rng(1).integers(0, 50, (2, LONGEST))
-    with torch.no_grad():
-        logits = theirs(torch.from_numpy(tokens)).logits.numpy()
-    assert logits.std() > 0.1  # otherwise agreement would mean nothing
-    return checkpoint.load(folder), tokens, logits
+    return make_pair(*request.param, tmp_path_factory.mktemp("hf"))
 
 
 def test_whole_sequence(pair):
-    loaded, tokens, theirs = pair
-    assert_near(jax.jit(loaded.lm.model.train_logits)(loaded.lm.params, tokens), theirs)
+    check_whole_sequence(*pair)
 
 
 def test_prefill_then_single_steps(pair):
-    loaded, tokens, theirs = pair
-    lm = loaded.lm
-
-    @jax.jit
-    def step(chunk, start, cache):
-        at = jnp.full((2,), start, jnp.int32)
-        positions = at[:, None] + jnp.arange(chunk.shape[1])
-        return lm.model.apply(
-            lm.params, chunk, positions=positions, write_at=at, prefix=at, window=None, cache=cache
-        )
-
-    cache = lm.model.init_cache(2, LONGEST + 8, jnp.float32)  # the last 8 slots stay scratch
-    prompt = LONGEST - 12
-    logits, cache = step(tokens[:, :prompt], 0, cache)
-    assert_near(logits, theirs[:, :prompt])
-    for i in range(prompt, LONGEST):
-        logits, cache = step(tokens[:, i : i + 1], i, cache)
-        assert_near(logits[:, 0], theirs[:, i])
+    check_prefill_then_single_steps(*pair)
 
 
 @pytest.mark.parametrize("name", ["llama_llama3_tied_biases", "opt_350m"])

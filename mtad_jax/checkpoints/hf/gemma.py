@@ -22,25 +22,28 @@ from mtad_jax.models.gemma import GemmaConfig
 from mtad_jax.models.rope import Rope
 
 _CAP = number(1e-3, 1e6)
-GEMMA2_FIELDS: Mapping[str, Field] = {
+_GEMMA_FIELDS: Mapping[str, Field] = {
     **COMMON_FIELDS,
     "num_key_value_heads": whole(*HEADS, 4),
     "head_dim": whole(2, HEADS[1], 256),
-    "max_position_embeddings": whole(*POSITIONS, 8192),
     "hidden_activation": choice(("gelu_pytorch_tanh",), "gelu_pytorch_tanh"),
     "tie_word_embeddings": switch(True),
     "attention_bias": NO_BIAS,
     "query_pre_attn_scalar": number(1e-3, 1e6, 256),
-    "attn_logit_softcapping": or_off(_CAP, 50.0),
-    "final_logit_softcapping": or_off(_CAP, 30.0),
     "sliding_window": or_off(WINDOW, 4096),
     "layer_types": LAYER_TYPES,
 }
 
+GEMMA2_FIELDS: Mapping[str, Field] = {
+    **_GEMMA_FIELDS,
+    "max_position_embeddings": whole(*POSITIONS, 8192),
+    "attn_logit_softcapping": or_off(_CAP, 50.0),
+    "final_logit_softcapping": or_off(_CAP, 30.0),
+}
+
 GEMMA3_FIELDS: Mapping[str, Field] = {
-    **GEMMA2_FIELDS,
+    **_GEMMA_FIELDS,
     "max_position_embeddings": whole(*POSITIONS, 131_072),
-    "attn_logit_softcapping": or_off(_CAP, None),
     "final_logit_softcapping": or_off(_CAP, None),
     "sliding_window_pattern": whole(1, 1 << 12, 6),
 }
@@ -99,7 +102,7 @@ def _config(
         attention_bias=s["attention_bias"],
         head_norms=head_norms,
         score_scale=s["query_pre_attn_scalar"] ** -0.5,
-        score_cap=s["attn_logit_softcapping"],
+        score_cap=s.get("attn_logit_softcapping"),
         logit_cap=s["final_logit_softcapping"],
         windows=windows_of(s["layer_types"], local, s["sliding_window"]),
         local_rope=local_rope,
