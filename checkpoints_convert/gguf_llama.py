@@ -20,8 +20,8 @@ from mtad_jax.checkpoints.hf.configs import LLAMA_FIELDS, llama_json
 from mtad_jax.checkpoints.hf.rope import FACTOR, THETA
 from mtad_jax.checkpoints.lazy import Index, LazyTensor
 from mtad_jax.json_file import REQUIRED, Field, choice, read_fields, shown
-from mtad_jax.models.layers import RopeScaling, rope_frequencies
 from mtad_jax.models.llama import LlamaConfig
+from mtad_jax.models.rope import RopeScaling, rope_frequencies
 
 ARCHITECTURE = "llama"
 _ROPE_TENSOR = "rope_freqs.weight"

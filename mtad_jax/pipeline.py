@@ -1,7 +1,6 @@
 """Text in, text out: tokenizers, stop strings and streaming around `generate`."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +18,7 @@ from mtad_jax.calibration import calibrate as calibration
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
+from mtad_jax.checkpoints.pair import with_one_vocabulary
 from mtad_jax.completions import Completion, Piece, TextStream, TimedCompletions, follow
 from mtad_jax.decode import arguments
 from mtad_jax.decode import generate as engine
@@ -30,7 +30,6 @@ from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.text import chat as chats
-from mtad_jax.text import tokenizer as tokenizers
 from mtad_jax.text.chat import ChatTemplate, Message
 from mtad_jax.text.stream import StopTrimmer
 from mtad_jax.types import Int
@@ -62,8 +61,9 @@ class Pipeline:
                     f"{name}=mtad_jax.load(folder), or open folders by Pipeline.load"
                 )
         compilation.enable()
-        self.target = target
-        self.draft = None if draft is None else _same_vocabulary(target, draft)
+        if draft is not None:
+            target, draft = with_one_vocabulary(target, draft)
+        self.target, self.draft = target, draft
 
     @classmethod
     def load(
@@ -485,13 +485,3 @@ def _pad(ids: list[list[int]]) -> tuple[Int[np.ndarray, "B P"], Int[np.ndarray, 
     for row, prompt in zip(padded, ids, strict=True):
         row[: len(prompt)] = prompt
     return padded, length
-
-
-def _same_vocabulary(target: LoadedModel, draft: LoadedModel) -> LoadedModel:
-    """Return the draft, cut to the target's real vocabulary where it has no tokenizer itself."""
-    if target.tokenizer and draft.tokenizer:
-        tokenizers.same_vocabulary(target.tokenizer, draft.tokenizer)
-    vocab, rows = target.lm.vocab_size, draft.lm.model.vocab_size
-    if draft.lm.vocab_size != vocab and not draft.tokenizer and target.tokenizer and rows >= vocab:
-        return dataclasses.replace(draft, lm=dataclasses.replace(draft.lm, vocab=vocab))
-    return draft

@@ -21,8 +21,7 @@ _FAMILY = {
 _7B = _FAMILY | {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32}
 
 MISTRAL: dict[str, dict[str, Any]] = {
-    "mistral-7b-v0.1": _7B
-    | {"vocab_size": 32_000, "rope_theta": 10_000.0, "sliding_window": 4096},
+    "mistral-7b-v0.1": _7B | {"vocab_size": 32_000, "rope_theta": 10_000.0, "sliding_window": 4096},
     "mistral-7b-v0.3": _7B
     | {"vocab_size": 32_768, "rope_theta": 1_000_000.0, "sliding_window": None},
     "mistral-small-24b": _FAMILY

@@ -105,7 +105,7 @@ class DecoderConfig:
 
 
 class Block(nn.Module):
-    """Attention and gated MLP, each with a norm before it, and after it where the family has one."""
+    """Attention and gated MLP, each with a norm before it, and in some families one after it."""
 
     config: DecoderConfig
     layout: Layout | None = None

@@ -24,9 +24,7 @@ class QwenConfig(DecoderConfig):
     @property
     def traits(self) -> Traits:
         """What sets it apart: biases, or norms on heads."""
-        return Traits(
-            qkv_bias=self.qkv_bias, out_bias=self.out_bias, head_norms=self.head_norms
-        )
+        return Traits(qkv_bias=self.qkv_bias, out_bias=self.out_bias, head_norms=self.head_norms)
 
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:

@@ -74,9 +74,9 @@ def _ramp_by_wavelength(freq: np.ndarray, scaling: RopeScaling) -> np.ndarray:
 
 
 def _ramp_by_pair(head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
-    """Return 0 for pairs that turn more than `beta_fast` times, 1 below `beta_slow`, a line between.
+    """Return 0 for pairs of `beta_fast` turns or more, 1 of `beta_slow` or fewer, a line between.
 
-    A pair is numbered by where the number of turns would be reached, not always a whole number.
+    Where the line begins and ends is a pair's number, but need not be a whole one.
     """
 
     def pair_of(turns: float) -> float:

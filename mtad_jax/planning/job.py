@@ -21,6 +21,7 @@ from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
 
 _PREFILL = 512  # prompt tokens unless told otherwise
+_PADDING = 0.01  # most rows, by the real ones, that two embeddings of one vocabulary differ by
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,14 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(number, 0, -1) if number % n == 0]
 
 
-def bind(model: LinenLM, dtype: Any) -> BoundLM:
+def bind(model: LinenLM, dtype: Any, vocab: int | None = None) -> BoundLM:
     """Return a model on a mesh with the shapes of its parameters instead of them."""
     params = jax.tree.map(
         placed,
         model.param_shapes(dtype),
         model.param_shardings(),
     )
-    return BoundLM(params, model)
+    return BoundLM(params, model, vocab)
 
 
 def make_job(
@@ -138,7 +139,8 @@ def make_job(
     prompt = min(_PREFILL, max(slots // 2, 1)) if prompt is None else prompt
     new = _new_tokens(slots, prompt, strategy.scratch(slots))
     arranged = make_mesh(mesh, devices)
-    lm = bind(target.on(arranged), dtype)
+    vocab = _common_vocabulary(target, draft) if strategy.needs_draft and draft else None
+    lm = bind(target.on(arranged), dtype, vocab)
     small = _draft_of(lm, draft, strategy, replicated=not shard_draft)
     asked: Settings = {"max_new_tokens": new, "slots": slots, **(settings or {})}  # type: ignore
     length = np.full(batch, prompt, np.int32)
@@ -156,7 +158,17 @@ def _draft_of(
         return None
     assert draft is not None and target.mesh is not None
     laid_out = draft.on(target.mesh, replicated=replicated)
-    return checks.check_draft(target, bind(laid_out, target.dtype), strategy)
+    return checks.check_draft(target, bind(laid_out, target.dtype, target.vocab), strategy)
+
+
+def _common_vocabulary(target: LinenLM, draft: LinenLM) -> int | None:
+    """Return the ids that both have, if their sizes may be one vocabulary's, padded differently.
+
+    A plan reads no tokenizer. Sizes of different tokenizers are farther apart (32,000 and 32,768);
+    what cannot be told from sizes, a run finds out before it starts.
+    """
+    least, most = sorted((target.vocab_size, draft.vocab_size))
+    return least if 0 < most - least <= _PADDING * least else None
 
 
 def _new_tokens(slots: int, prompt: int, scratch: int) -> int:

@@ -1,4 +1,4 @@
-"""Random transformers models whose logits ours are compared with, in f32, up to the last position."""
+"""Random transformers models, whose logits ours are compared with in f32, late ones included."""
 
 from pathlib import Path
 

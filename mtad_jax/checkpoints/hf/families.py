@@ -170,7 +170,10 @@ FAMILIES: Mapping[str, Family] = {
     "smollm3": _decoder(smollm3_config, SmolLM3),
     "gemma2": _decoder(gemma2_config, Gemma, _GEMMA_RULES, use_bidirectional_attention=False),
     "gemma3_text": _decoder(
-        gemma3_config, Gemma, _GEMMA_RULES, use_bidirectional_attention=False,
+        gemma3_config,
+        Gemma,
+        _GEMMA_RULES,
+        use_bidirectional_attention=False,
         attn_logit_softcapping=None,  # transformers' class has the setting, and its code not
     ),  # fmt: skip
     "opt": Family(

@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtad_jax.checkpoints.hf.fields import CONFIG
 from mtad_jax.checkpoints.hf.families import Family, KeyRule, family_of, model_of, shapes_of
+from mtad_jax.checkpoints.hf.fields import CONFIG
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor
 from mtad_jax.models.linen import LinenLM
 

@@ -1,4 +1,4 @@
-"""What the settings of the families that are built as Llama is have in common, and their reading."""
+"""Settings that the families built as Llama is have in common, and their reading."""
 
 from collections.abc import Mapping
 from typing import Any
