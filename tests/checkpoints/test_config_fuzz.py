@@ -6,13 +6,15 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hf_folders import LLAMA, OPT, random_tensors, write_folder
+from hf_folders import GEMMA3, LLAMA, OPT, QWEN2, random_tensors, write_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import byte_level_folder
 
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.configs import LLAMA_FIELDS, OPT_FIELDS, TOKEN_FIELDS
+from mtad_jax.checkpoints.hf.gemma import GEMMA3_FIELDS
+from mtad_jax.checkpoints.hf.llama_like import QWEN2_FIELDS
 from mtad_jax.text.settings import TOKENIZER_FIELDS
 
 pytestmark = pytest.mark.slow
@@ -21,6 +23,7 @@ ROPE = {
     "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 TOKENIZER = {"bos_token": "</s>", "eos_token": "</s>", "add_bos_token": True}
 TOKENS = jnp.arange(8)[None]
 LIMIT_S = 5.0  # of the processor; a case takes milliseconds, or 0.1 s where it loads
@@ -30,6 +33,7 @@ VALUES = st.sampled_from(
         None, True, False, -1, 0, 1, 2, 3, 4, 5, 16, 24, 39, 41, 64, 1000, 4096, 2**24, 2147483648,
         2**63, 10**4000, -(2**63), 0.0, 0.5, 1.0, 1e-30, 1e300, float("nan"), float("inf"), "", "x",
         "40", "</s>", "llama", [], [1], [[]], ["</s>"], [2**40], {}, {"content": "</s>"},
+        ["full_attention", "sliding_attention"], {"full_attention": ROPE},
         {"content": 1}, {"a": {"b": 1}}, {"0": {"content": "<s>"}}, ROPE, ROPE | {"factor": "4"},
     ]
 )  # fmt: skip
@@ -45,10 +49,15 @@ def names(family_fields, more=()):
     return st.sampled_from([(file, name) for file, names in files.items() for name in names])
 
 
-@pytest.fixture(scope="module", params=["llama", "opt"])
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gemma3", "opt"])
 def subject(request, tmp_path_factory):
     """A folder that loads, the contents of its JSON files, and what to change in them."""
-    config = {"llama": LLAMA | {"rope_scaling": ROPE}, "opt": OPT}[request.param]
+    config = {
+        "llama": LLAMA | {"rope_scaling": ROPE},
+        "qwen2": QWEN2 | {"rope_scaling": YARN},
+        "gemma3": GEMMA3 | {"rope_scaling": YARN},
+        "opt": OPT,
+    }[request.param]
     config = config | {"vocab_size": 400}
     folder = byte_level_folder(tmp_path_factory.mktemp(request.param) / "hf")
     write_folder(folder, config, random_tensors(config, np.float32))
@@ -57,7 +66,12 @@ def subject(request, tmp_path_factory):
         "generation_config.json": {"eos_token_id": [2]},
         "tokenizer_config.json": TOKENIZER,
     }
-    fields = {"llama": LLAMA_FIELDS, "opt": OPT_FIELDS}[request.param]
+    fields = {
+        "llama": LLAMA_FIELDS,
+        "qwen2": QWEN2_FIELDS,
+        "gemma3": [*GEMMA3_FIELDS, "rope_local_base_freq"],
+        "opt": OPT_FIELDS,
+    }[request.param]
     write(folder, files)
     assert checkpoint.load(folder).eos_ids == (2,)
     more = ("partial_rotary_factor", "quantization_config", "torch_dtype")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hf_folders import LLAMA, OPT, random_tensors, write_folder
+from hf_folders import GEMMA3, LLAMA, OPT, random_tensors, write_folder
 from jax.sharding import NamedSharding, PartitionSpec
 
 import mtad_jax
@@ -35,6 +35,7 @@ CONFIG = LLAMA | {
 }
 ODD = OPT | {"hidden_size": 32, "word_embed_proj_dim": 32, "num_attention_heads": 8}
 ODD |= {"vocab_size": 41}  # that no mesh divides
+GEMMA = GEMMA3 | {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 2}
 MESHES = {"model:8": 4, "fsdp:2,model:4": 2, "data:8": 1}  # how often a k/v head is repeated
 
 
@@ -59,14 +60,14 @@ def flat(lm) -> dict[str, jax.Array]:
 
 @pytest.mark.parametrize("shape", MESHES)
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "own"])
-@pytest.mark.parametrize("config", [CONFIG, ODD], ids=["llama", "opt"])
+@pytest.mark.parametrize("config", [CONFIG, GEMMA, ODD], ids=["llama", "gemma3", "opt"])
 def test_values_and_shards(tmp_path, config, kind, shape):
     folder, mesh = write(tmp_path, config, kind), make_mesh(shape)
     stored, loaded = flat(mtad_jax.load(folder).lm), mtad_jax.load(folder, mesh=mesh).lm
-    model, repeat = model_of(config).on(mesh), MESHES[shape] if config is CONFIG else 1
+    model, repeat = model_of(config).on(mesh), 1 if config is ODD else MESHES[shape]
     assert loaded.model == model and model.kv_repeat == repeat
     shardings = jax.tree.leaves(model.param_shardings())
-    head = config["hidden_size"] // config["num_attention_heads"]
+    head = model.config.head_dim
     for (name, leaf), sharding in zip(flat(loaded).items(), shardings, strict=True):
         wanted = np.asarray(stored[name])
         if "'k'" in name or "'v'" in name:

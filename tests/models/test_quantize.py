@@ -10,7 +10,7 @@ import pytest
 import qwix
 import sharded
 from absl import flags
-from hf_folders import LLAMA, LLAMA_TIED, OPT_350M, random_tensors, write_folder
+from hf_folders import GEMMA3, LLAMA, LLAMA_TIED, OPT_350M, QWEN2, random_tensors, write_folder
 
 import mtad_jax
 from experiments import generate as generate_program
@@ -25,6 +25,9 @@ from mtad_jax.models.quantize import is_quantized, parse_int8, quantize
 from mtad_jax.testing import TableLM, check_causal_lm
 
 IDS = np.random.default_rng(0).integers(3, 40, (2, 9))
+CONFIGS = {
+    "llama": LLAMA, "tied": LLAMA_TIED, "opt": OPT_350M, "qwen2": QWEN2, "gemma3": GEMMA3,
+}  # fmt: skip
 
 
 def dequantized(lm: BoundLM) -> BoundLM:
@@ -58,7 +61,7 @@ def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("models")
     return {
         name: write_folder(base / name, config, random_tensors(config))
-        for name, config in {"llama": LLAMA, "tied": LLAMA_TIED, "opt": OPT_350M}.items()
+        for name, config in CONFIGS.items()
     }
 
 
@@ -76,7 +79,7 @@ def test_rounds_by_half_a_step_of_each_channel(channel, dtype):
     assert (error <= most * step * 1.001).all() and (error.max(axis=1 - channel) > 0).sum() == 29
 
 
-@pytest.mark.parametrize("name", ["llama", "tied", "opt"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_computes_with_the_rounded_weights(name, folders):
     plain = mtad_jax.load(folders[name]).lm
     lm = mtad_jax.load(folders[name], int8="weights").lm

@@ -32,6 +32,11 @@ from mtad_jax.planning.program import compile_decode
 
 ROOT = Path(__file__).resolve().parents[2]
 V5P = chips.CHIPS["v5p"]
+PARAMETERS = {
+    "qwen3-32b": 32_762_123_264,
+    "qwen2.5-7b": 7_615_616_512,
+    "gemma3-27b": 27_009_346_304,
+}
 TINY = models.read("llama2-7b") | {
     "vocab_size": 256,
     "hidden_size": 128,
@@ -298,6 +303,10 @@ BAD = [
         "draft vocabulary 32000 != target vocabulary 50272",
     ),
     (
+        ("--target=mistral-7b-v0.3", "--draft=llama-68m", "--backend=cpu"),
+        "draft vocabulary 32000 != target vocabulary 32768",
+    ),
+    (
         ("--target=opt-125m", "--strategy=sample", "--backend=cpu", "--acceptance_rate=much"),
         "--acceptance_rate=much must be a number",
     ),
@@ -310,6 +319,23 @@ BAD = [
         "int8='weight' is unknown",
     ),
 ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "draft", "vocab"),
+    [
+        ("qwen3-32b", "qwen3-0.6b", 151_936),
+        ("qwen2.5-7b", "qwen2.5-0.5b", 151_936),  # padded to 152,064 and 151,936 rows
+        ("gemma3-27b", "gemma3-270m", 262_144),  # to 262,208 and 262,144
+    ],
+)
+def test_pairs_of_one_vocabulary_padded_differently(target, draft, vocab):
+    models_of = (model_of(models.read(name)) for name in (target, draft))
+    job = job_of(*models_of, strategy=recipes.mmtad(2, 2))
+    assert [lm.vocab_size for lm in job.models.values()] == [vocab, vocab]
+    parts = analytic(job, tpu=False).parts
+    assert parts["target weights"] == 2 * PARAMETERS[target]  # all rows, padding too
 
 
 @pytest.mark.parametrize(("args", "message"), BAD, ids=range(len(BAD)))

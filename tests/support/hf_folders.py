@@ -54,9 +54,29 @@ OPT_PLAIN = OPT | {
     "layer_norm_elementwise_affine": False,
     "tie_word_embeddings": False,
 }
+QWEN2 = LLAMA | {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "use_sliding_window": True,
+    "sliding_window": 5,
+    "max_window_layers": 1,
+}
+GEMMA3 = LLAMA | {
+    "model_type": "gemma3_text",
+    "architectures": ["Gemma3ForCausalLM"],
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 5,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 8,
+    "tie_word_embeddings": True,
+}
 CONFIGS = {
     "llama": LLAMA,
     "llama_tied": LLAMA_TIED,
+    "qwen2": QWEN2,
+    "gemma3": GEMMA3,
     "opt": OPT,
     "opt_350m": OPT_350M,
     "opt_plain": OPT_PLAIN,
