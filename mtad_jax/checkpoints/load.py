@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from mtad_jax.checkpoints.hf.configs import CONFIG, TOKEN_FIELDS
-from mtad_jax.checkpoints.hf.families import model_of
+from mtad_jax.checkpoints.hf.families import model_of, settings_of
 from mtad_jax.checkpoints.hf.params import (
     KeyLayout,
     check_params,
@@ -284,11 +284,13 @@ def _compute_dtype(dtype: np.dtype | None, tree: Mapping[str, Any]) -> np.dtype:
 def _token_ids(path: Path, config: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
     """Return the ids of the first file that has the setting, None if none has; [] names none."""
     generation = read_json(path, "generation_config.json") or {}
-    for file, data in (("generation_config.json", generation), (CONFIG, config)):
+    own = {**settings_of(config), **config}
+    for file, data in (("generation_config.json", generation), (CONFIG, own)):
         found = read_fields(str(path / file), data, {name: TOKEN_FIELDS[name]})[name]
         if found is None:
             continue
-        ids, rows = tuple(found if isinstance(found, list) else [found]), config["vocab_size"]
+        ids = tuple(found if isinstance(found, list) else [found])
+        rows = model_of(config).vocab_size
         if name == "eos_token_id" and max(ids, default=0) >= rows:
             raise ValueError(
                 f"{path / file}: {name}={shown(found)} must be below vocab_size={rows}"

@@ -120,7 +120,10 @@ def test_what_transformers_makes_of_it(kind, changes):
             {"rope_parameters": {FULL: {"partial_rotary_factor": 0.5}}},
             "partial_rotary_factor=0.5 is not supported",
         ),
-        ("gemma3", {}, "Gemma3ForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"),
+        ("gemma3", {}, "text_config=null must be the language model's settings"),
+        ("gemma3", {"text_config": {"model_type": "gemma2"}}, 'text_config.model_type="gemma2" is'),
+        ("gemma3", {"text_config": {"head_dim": 7}}, "head_dim=7 must be even"),
+        ("gemma3", {"text_config": {}, "quantization_config": {}}, "quantization_config={} is not"),
         (
             "llama",
             {"rope_scaling": YARN | {"rope_type": "longrope"}},

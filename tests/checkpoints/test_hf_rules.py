@@ -135,7 +135,7 @@ def test_wrong_shape_and_dtype():
     [
         (
             {"model_type": "gpt2"},
-            "model_type=\"gpt2\" is not supported: use one of ['gemma2', 'gemma3_text', 'llama', ",
+            "model_type=\"gpt2\" is not supported: use one of ['gemma2', 'gemma3', 'gemma3_te",
         ),
         ({"model_type": None}, "model_type=null is not supported"),
         ({"model_type": ["llama"]}, 'model_type=["llama"] is not supported'),

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from draft_shapes import each
 from hf_families import MODELS, ONE_EACH
 from hf_reference import (
     VOCAB,
@@ -57,7 +58,7 @@ def test_there_and_back(pair, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, own.lm.params, loaded.lm.params)
 
 
-@pytest.fixture(scope="module", params=ONE_EACH)
+@pytest.fixture(scope="module", params=each(ONE_EACH, among=("mistral", "gemma3")))
 def two(request, tmp_path_factory):
     """A target of each family, and a draft that agrees with it now and then."""
     return near_pair(request.param, tmp_path_factory.mktemp("hf"))

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
+from hf_reference import randomize, torch, transformers
 
 from mtad_jax import recipes
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.decode.generate import generate
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +21,7 @@ _COMMON = {
     "max_position_embeddings": POSITIONS,
 }
 _LLAMA = _COMMON | {"intermediate_size": 48, "num_key_value_heads": 2, "rms_norm_eps": 1e-5}
+_WINDOWS = {"sliding_window": 20, "sliding_window_pattern": 2}
 _OPT = _COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32}
 _LLAMA3 = {
     "rope_type": "llama3",
@@ -37,6 +36,8 @@ MODELS = {
     "llama_llama3_tied": (
         "llama", _LLAMA | {"tie_word_embeddings": True, "rope_parameters": _LLAMA3}
     ),
+    "mistral": ("mistral", _LLAMA | {"sliding_window": 20}),
+    "gemma3": ("gemma3_text", _LLAMA | _WINDOWS | {"head_dim": 10, "query_pre_attn_scalar": 13}),
     "opt": ("opt", _OPT),
     "opt_350m": ("opt", _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 20}),
 }  # fmt: skip
@@ -46,11 +47,7 @@ def random_model(kind: str, config: dict):
     """A transformers model with weights large enough for one token to win clearly."""
     made = transformers.AutoConfig.for_model(kind, **config, eos_token_id=None, bos_token_id=0)
     model = transformers.AutoModelForCausalLM.from_config(made).float().eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = 0.2 * torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + noise if "norm" in name and "weight" in name else noise)
+    randomize(model, seed=1)
     return model
 
 

@@ -23,12 +23,17 @@ def reference(kind: str, config: dict, seed: int = 0):
     hf_config = transformers.AutoConfig.for_model(kind, **config)
     hf_config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(hf_config).float().eval()
+    randomize(model, seed)
+    return model
+
+
+def randomize(model, seed: int = 0) -> None:
+    """Give every parameter random values, of norms' scales around 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = 0.2 * torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + noise if "norm" in name and "weight" in name else noise)
-    return model
 
 
 def logits_of(model, tokens: np.ndarray) -> np.ndarray:

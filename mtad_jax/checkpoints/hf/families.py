@@ -1,4 +1,4 @@
-"""Hugging Face names of the supported families' tensors and settings, as data."""
+"""The table of the supported families of Hugging Face models."""
 
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from mtad_jax.checkpoints.hf.configs import OPT_SIZES, llama_config, opt_config
 from mtad_jax.checkpoints.hf.fields import CONFIG
 from mtad_jax.checkpoints.hf.gemma import gemma2_config, gemma3_config
+from mtad_jax.checkpoints.hf.keys import GEMMA_KEYS, LLAMA_KEYS, OPT_KEYS, KeyRule, inside
 from mtad_jax.checkpoints.hf.llama_like import (
     mistral_config,
     qwen2_config,
@@ -32,21 +33,6 @@ from mtad_jax.models.smollm3 import SmolLM3
 
 
 @dataclass(frozen=True)
-class KeyRule:
-    """One correspondence; `{i}` stands for the layer's number.
-
-    Attributes:
-      key: of the Hugging Face tensor.
-      path: of our parameter, joined by "/".
-      transpose: ours is the transpose of theirs (torch keeps [out, in]). Its own inverse.
-    """
-
-    key: str
-    path: str
-    transpose: bool
-
-
-@dataclass(frozen=True)
 class Family:
     """A Hugging Face `model_type`.
 
@@ -57,9 +43,11 @@ class Family:
       rules: a rule for every parameter any member can have.
       prefix: of keys; exports of the bare model lack it.
       tied: key → key that it repeats when the config ties them.
-      ignored: pattern of keys, prefix aside, that hold no weights (recomputed buffers, version
-        marks).
+      ignored: pattern of keys, prefix aside, that hold no weights of ours (recomputed buffers,
+        version marks, what sees images).
       fixed: settings that our module does not have, with the only value that it can honour.
+      inner: the `model_type` of the language model, where the `config.json` is that of a model
+        around it, and has the language model's settings in `text_config`.
     """
 
     config: Callable[[Mapping[str, Any]], LMConfig]
@@ -70,6 +58,7 @@ class Family:
     tied: Mapping[str, str]
     ignored: str
     fixed: Mapping[str, Any]
+    inner: str | None = None
 
     def is_buffer(self, key: str) -> bool:
         """Say whether a tensor of that name holds no weights."""
@@ -83,70 +72,10 @@ class Family:
         return self.is_buffer(key) or key in self.tied
 
 
-def _table(key: str, path: str) -> tuple[KeyRule, ...]:
-    return (KeyRule(f"{key}.weight", f"{path}/table", False),)
-
-
-def _dense(key: str, path: str) -> tuple[KeyRule, ...]:
-    return (
-        KeyRule(f"{key}.weight", f"{path}/kernel", True),
-        KeyRule(f"{key}.bias", f"{path}/bias", False),
-    )
-
-
-def _norm(key: str, path: str) -> tuple[KeyRule, ...]:
-    return (
-        KeyRule(f"{key}.weight", f"{path}/scale", False),
-        KeyRule(f"{key}.bias", f"{path}/bias", False),
-    )
-
-
-_DECODER_RULES = (
-    *_table("model.embed_tokens", "embed"),
-    *_norm("model.layers.{i}.input_layernorm", "layer_{i}/attn_norm"),
-    *_dense("model.layers.{i}.self_attn.q_proj", "layer_{i}/q"),
-    *_dense("model.layers.{i}.self_attn.k_proj", "layer_{i}/k"),
-    *_dense("model.layers.{i}.self_attn.v_proj", "layer_{i}/v"),
-    *_dense("model.layers.{i}.self_attn.o_proj", "layer_{i}/o"),
-    *_norm("model.layers.{i}.self_attn.q_norm", "layer_{i}/q_norm"),
-    *_norm("model.layers.{i}.self_attn.k_norm", "layer_{i}/k_norm"),
-    *_dense("model.layers.{i}.mlp.gate_proj", "layer_{i}/gate"),
-    *_dense("model.layers.{i}.mlp.up_proj", "layer_{i}/up"),
-    *_dense("model.layers.{i}.mlp.down_proj", "layer_{i}/down"),
-    *_norm("model.norm", "final_norm"),
-    *_dense("lm_head", "head"),
-)
-_AFTER_ATTENTION = "model.layers.{i}.post_attention_layernorm"
-_LLAMA_RULES = (*_DECODER_RULES, *_norm(_AFTER_ATTENTION, "layer_{i}/mlp_norm"))
-_GEMMA_RULES = (
-    *_DECODER_RULES,
-    *_norm(_AFTER_ATTENTION, "layer_{i}/attn_post_norm"),  # one name, another place
-    *_norm("model.layers.{i}.pre_feedforward_layernorm", "layer_{i}/mlp_norm"),
-    *_norm("model.layers.{i}.post_feedforward_layernorm", "layer_{i}/mlp_post_norm"),
-)
-
-_OPT_RULES = (
-    *_table("model.decoder.embed_tokens", "embed"),
-    *_table("model.decoder.embed_positions", "positions"),
-    *_dense("model.decoder.project_in", "project_in"),
-    *_dense("model.decoder.project_out", "project_out"),
-    *_norm("model.decoder.layers.{i}.self_attn_layer_norm", "layer_{i}/attn_norm"),
-    *_dense("model.decoder.layers.{i}.self_attn.q_proj", "layer_{i}/q"),
-    *_dense("model.decoder.layers.{i}.self_attn.k_proj", "layer_{i}/k"),
-    *_dense("model.decoder.layers.{i}.self_attn.v_proj", "layer_{i}/v"),
-    *_dense("model.decoder.layers.{i}.self_attn.out_proj", "layer_{i}/o"),
-    *_norm("model.decoder.layers.{i}.final_layer_norm", "layer_{i}/mlp_norm"),
-    *_dense("model.decoder.layers.{i}.fc1", "layer_{i}/up"),
-    *_dense("model.decoder.layers.{i}.fc2", "layer_{i}/down"),
-    *_norm("model.decoder.final_layer_norm", "final_norm"),
-    *_dense("lm_head", "head"),
-)
-
-
 def _decoder(
     config: Callable[[Mapping[str, Any]], LMConfig],
     module: Callable[[Any], nn.Module],
-    rules: tuple[KeyRule, ...] = _LLAMA_RULES,
+    rules: tuple[KeyRule, ...] = LLAMA_KEYS,
     **fixed: Any,
 ) -> Family:
     """Return a family that is built as Llama is."""
@@ -162,25 +91,38 @@ def _decoder(
     )
 
 
+def _inside(family: Family, kind: str, ignored: str) -> Family:
+    """Return the family of models around a language model of that family and `model_type`."""
+    around = "language_model."
+    return dataclasses.replace(
+        family,
+        rules=inside(around, family.rules),
+        prefix=around + family.prefix,
+        tied={around + key: around + same for key, same in family.tied.items()},
+        ignored=ignored,
+        inner=kind,
+    )
+
+
+_GEMMA3 = _decoder(
+    gemma3_config, Gemma, GEMMA_KEYS, use_bidirectional_attention=False,
+    attn_logit_softcapping=None,  # transformers' class has the setting, and its code not
+)  # fmt: skip
+
 FAMILIES: Mapping[str, Family] = {
     "llama": _decoder(llama_config, Llama, rope_interleaved=False),
     "qwen2": _decoder(qwen2_config, Qwen, attention_bias=True, mlp_bias=False, use_mrope=False),
     "qwen3": _decoder(qwen3_config, Qwen, mlp_bias=False),
     "mistral": _decoder(mistral_config, Mistral, attention_bias=False, mlp_bias=False),
     "smollm3": _decoder(smollm3_config, SmolLM3),
-    "gemma2": _decoder(gemma2_config, Gemma, _GEMMA_RULES, use_bidirectional_attention=False),
-    "gemma3_text": _decoder(
-        gemma3_config,
-        Gemma,
-        _GEMMA_RULES,
-        use_bidirectional_attention=False,
-        attn_logit_softcapping=None,  # transformers' class has the setting, and its code not
-    ),  # fmt: skip
+    "gemma2": _decoder(gemma2_config, Gemma, GEMMA_KEYS, use_bidirectional_attention=False),
+    "gemma3_text": _GEMMA3,
+    "gemma3": _inside(_GEMMA3, "gemma3_text", r"(vision_tower|multi_modal_projector)\..+"),
     "opt": Family(
         config=opt_config,
         sizes=OPT_SIZES,
         module=OPT,
-        rules=_OPT_RULES,
+        rules=OPT_KEYS,
         prefix="model.",
         tied={"lm_head.weight": "model.decoder.embed_tokens.weight"},
         ignored=r"decoder\.version",
@@ -198,14 +140,32 @@ def family_of(hf_config: Mapping[str, Any]) -> Family:
     """
     kind = hf_config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        cure = f"use one of {sorted(FAMILIES)}"
-        if kind == "gemma3":
-            cure = (
-                "it sees images: save the text model inside it, with transformers: "
-                "Gemma3ForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)"
-            )
-        raise ValueError(f"{CONFIG}: model_type={shown(kind)} is not supported: {cure}")
+        raise ValueError(
+            f"{CONFIG}: model_type={shown(kind)} is not supported: use one of {sorted(FAMILIES)}"
+        )
     return FAMILIES[kind]
+
+
+def settings_of(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the language model's settings of a `config.json`: all, or those inside another's.
+
+    Whether its head is tied is said by the model around it, if it says so.
+
+    Raises:
+      ValueError: unknown `model_type`, of either.
+    """
+    name, tied, inner = "text_config", "tie_word_embeddings", family_of(hf_config).inner
+    if inner is None:
+        return hf_config
+    found = hf_config.get(name)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{CONFIG}: {name}={shown(found)} must be the language model's settings")
+    kind = found.get("model_type", inner)
+    if kind != inner:
+        raise ValueError(
+            f"{CONFIG}: {name}.model_type={shown(kind)} is not supported: only {shown(inner)} is"
+        )
+    return {**found, **({tied: hf_config[tied]} if tied in hf_config else {})}
 
 
 def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
@@ -214,15 +174,15 @@ def model_of(hf_config: Mapping[str, Any]) -> LinenLM:
     Raises:
       ValueError: unsupported architecture or setting, or an incomplete config.
     """
-    family = family_of(hf_config)
-    for place in (hf_config, *_rope_objects(hf_config)):
+    family, settings = family_of(hf_config), settings_of(hf_config)
+    for place in (hf_config, settings, *_rope_objects(settings)):
         for name, value in family.fixed.items():
             found = place.get(name)
             if found is not None and found != value:
                 raise ValueError(
                     f"{CONFIG}: {name}={shown(found)} is not supported: only {shown(value)} is"
                 )
-    return LinenLM(family.module(family.config(hf_config)))
+    return LinenLM(family.module(family.config(settings)))
 
 
 def _rope_objects(hf_config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

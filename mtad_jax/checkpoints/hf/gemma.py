@@ -3,10 +3,21 @@
 Defaults are those of transformers' classes.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mtad_jax.checkpoints.hf.fields import CONFIG, HEADS, POSITIONS, check_divides, or_off
+from mtad_jax.checkpoints.hf.fields import (
+    CONFIG,
+    HEADS,
+    LAYERS,
+    MLP_WIDTH,
+    POSITIONS,
+    VOCAB,
+    WIDTH,
+    check_divides,
+    or_off,
+)
 from mtad_jax.checkpoints.hf.rope import PLACES, disagreement, one_rope, reach
 from mtad_jax.checkpoints.hf.shape import (
     COMMON_FIELDS,
@@ -43,6 +54,12 @@ GEMMA2_FIELDS: Mapping[str, Field] = {
 
 GEMMA3_FIELDS: Mapping[str, Field] = {
     **_GEMMA_FIELDS,
+    # Published configs of models that see images leave out what is as in transformers' class.
+    "vocab_size": dataclasses.replace(VOCAB, default=262_208),
+    "hidden_size": dataclasses.replace(WIDTH, default=2304),
+    "intermediate_size": dataclasses.replace(MLP_WIDTH, default=9216),
+    "num_hidden_layers": dataclasses.replace(LAYERS, default=26),
+    "num_attention_heads": whole(*HEADS, 8),
     "max_position_embeddings": whole(*POSITIONS, 131_072),
     "final_logit_softcapping": or_off(_CAP, None),
     "sliding_window_pattern": whole(1, 1 << 12, 6),

@@ -8,8 +8,15 @@ from typing import Any, cast
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtad_jax.checkpoints.hf.families import Family, KeyRule, family_of, model_of, shapes_of
+from mtad_jax.checkpoints.hf.families import (
+    Family,
+    family_of,
+    model_of,
+    settings_of,
+    shapes_of,
+)
 from mtad_jax.checkpoints.hf.fields import CONFIG
+from mtad_jax.checkpoints.hf.keys import KeyRule
 from mtad_jax.checkpoints.lazy import WEIGHT_DTYPES, LazyTensor
 from mtad_jax.models.linen import LinenLM
 
@@ -128,12 +135,13 @@ def check_sizes(hf_config: Mapping[str, Any], params: Mapping[str, LazyTensor]) 
         if match := re.match(r"layer_(\d+)/", path):
             found.append(("num_hidden_layers", int(match[1]) + 1, tensor))
     found = [max(found, key=lambda item: item[1])] if found else []
+    settings = settings_of(hf_config)
     for name, (path, axis, more) in family_of(hf_config).sizes.items():
         tensor = params.get(path)
         if tensor is not None and len(tensor.shape) > axis:
             found.append((name, tensor.shape[axis] - more, tensor))
     for name, size, tensor in found:
-        value = hf_config.get(name)
+        value = settings.get(name)
         if value is not None and value != size:
             raise ValueError(f"{CONFIG}: {name}={value}, but it is {size} by {tensor.name}")
 
