@@ -1,11 +1,13 @@
 """Configs of the families built as Llama is: defaults are transformers', the rest is refused."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 
 from configs import models
-from mtad_jax.checkpoints.hf.families import model_of
+from mtad_jax.checkpoints.hf.families import FAMILIES, model_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -159,6 +161,12 @@ def test_what_is_not_honoured_is_refused_by_name(kind, changes, wanted):
 def test_how_long_a_text_may_be(scaling, positions):
     config = config_of("qwen2", max_position_embeddings=512, rope_scaling=scaling)
     assert model_of(config).max_positions == positions
+
+
+def test_the_documents_have_every_family():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ", text, flags=re.MULTILINE)
+    assert set(rows) - {"model_type"} == FAMILIES.keys()
 
 
 def test_windows_of_the_presets():
