@@ -7,6 +7,8 @@ rows, and to 262,208 in those.
 
 from typing import Any
 
+from configs.models.sizes import sizes
+
 _FAMILY = {
     "hidden_activation": "gelu_pytorch_tanh",
     "rms_norm_eps": 1e-6,
@@ -47,38 +49,20 @@ _LARGE = _GEMMA3 | {
     "rope_scaling": {"rope_type": "linear", "factor": 8.0},
 }
 
-
-def _shape(
-    width: int,
-    mlp: int,
-    *,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int = 256,
-    query: int = 256,
-) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "query_pre_attn_scalar": query,
-    }
-
+_HEADS = {"head_dim": 256, "query_pre_attn_scalar": 256}
 
 GEMMA: dict[str, dict[str, Any]] = {
-    "gemma2-2b": _GEMMA2 | _shape(2304, 9216, layers=26, heads=8, kv_heads=4),
-    "gemma2-9b": _GEMMA2 | _shape(3584, 14_336, layers=42, heads=16, kv_heads=8),
+    "gemma2-2b": _GEMMA2 | sizes(2304, 9216, layers=26, heads=8, kv_heads=4, **_HEADS),
+    "gemma2-9b": _GEMMA2 | sizes(3584, 14_336, layers=42, heads=16, kv_heads=8, **_HEADS),
     "gemma2-27b": _GEMMA2
-    | _shape(4608, 36_864, layers=46, heads=32, kv_heads=16, head_dim=128, query=144),
-    "gemma3-270m": _SMALL | _shape(640, 2048, layers=18, heads=4, kv_heads=1),
-    "gemma3-1b": _SMALL | _shape(1152, 6912, layers=26, heads=4, kv_heads=1),
-    "gemma3-4b": _LARGE | _shape(2560, 10_240, layers=34, heads=8, kv_heads=4),
-    "gemma3-12b": _LARGE | _shape(3840, 15_360, layers=48, heads=16, kv_heads=8),
+    | sizes(4608, 36_864, layers=46, heads=32, kv_heads=16, head_dim=128)
+    | {"query_pre_attn_scalar": 144},
+    "gemma3-270m": _SMALL | sizes(640, 2048, layers=18, heads=4, kv_heads=1, **_HEADS),
+    "gemma3-1b": _SMALL | sizes(1152, 6912, layers=26, heads=4, kv_heads=1, **_HEADS),
+    "gemma3-4b": _LARGE | sizes(2560, 10_240, layers=34, heads=8, kv_heads=4, **_HEADS),
+    "gemma3-12b": _LARGE | sizes(3840, 15_360, layers=48, heads=16, kv_heads=8, **_HEADS),
     "gemma3-27b": _LARGE
-    | _shape(5376, 21_504, layers=62, heads=32, kv_heads=16, head_dim=128, query=168),
+    | sizes(5376, 21_504, layers=62, heads=32, kv_heads=16, head_dim=128)
+    | {"query_pre_attn_scalar": 168},
 }
 """Name -> `config.json`."""

@@ -6,6 +6,8 @@ meta-llama/Llama-3.3-70B-Instruct and JackFram/llama-68m.
 
 from typing import Any
 
+from configs.models.sizes import sizes
+
 _FAMILY = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -41,29 +43,17 @@ _LLAMA31 = _FAMILY | {
 _LLAMA32 = _LLAMA31 | {"rope_scaling": _LLAMA3_ROPE | {"factor": 32.0}, "tie_word_embeddings": True}
 _LLAMA_68M = _LLAMA2 | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "bos_token_id": 0}
 
-
-def _shape(width: int, mlp: int, *, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": width // heads,
-    }
-
-
 LLAMA: dict[str, dict[str, Any]] = {
-    "llama2-7b": _LLAMA2 | _shape(4096, 11_008, layers=32, heads=32, kv_heads=32),
-    "llama2-13b": _LLAMA2 | _shape(5120, 13_824, layers=40, heads=40, kv_heads=40),
-    "llama2-70b": _LLAMA2 | _shape(8192, 28_672, layers=80, heads=64, kv_heads=8),
-    "llama3.1-8b": _LLAMA31 | _shape(4096, 14_336, layers=32, heads=32, kv_heads=8),
-    "llama3.1-70b": _LLAMA31 | _shape(8192, 28_672, layers=80, heads=64, kv_heads=8),
+    "llama2-7b": _LLAMA2 | sizes(4096, 11_008, layers=32, heads=32, kv_heads=32),
+    "llama2-13b": _LLAMA2 | sizes(5120, 13_824, layers=40, heads=40, kv_heads=40),
+    "llama2-70b": _LLAMA2 | sizes(8192, 28_672, layers=80, heads=64, kv_heads=8),
+    "llama3.1-8b": _LLAMA31 | sizes(4096, 14_336, layers=32, heads=32, kv_heads=8),
+    "llama3.1-70b": _LLAMA31 | sizes(8192, 28_672, layers=80, heads=64, kv_heads=8),
     "llama3.3-70b": _LLAMA31
-    | _shape(8192, 28_672, layers=80, heads=64, kv_heads=8)
+    | sizes(8192, 28_672, layers=80, heads=64, kv_heads=8)
     | {"eos_token_id": [128_001, 128_008, 128_009]},
-    "llama3.2-1b": _LLAMA32 | _shape(2048, 8192, layers=16, heads=32, kv_heads=8),
-    "llama3.2-3b": _LLAMA32 | _shape(3072, 8192, layers=28, heads=24, kv_heads=8),
-    "llama-68m": _LLAMA_68M | _shape(768, 3072, layers=2, heads=12, kv_heads=12),
+    "llama3.2-1b": _LLAMA32 | sizes(2048, 8192, layers=16, heads=32, kv_heads=8),
+    "llama3.2-3b": _LLAMA32 | sizes(3072, 8192, layers=28, heads=24, kv_heads=8),
+    "llama-68m": _LLAMA_68M | sizes(768, 3072, layers=2, heads=12, kv_heads=12),
 }
 """Name -> `config.json`."""

@@ -6,6 +6,8 @@ rows, and to 152,064 in Qwen2.5 from 7B on.
 
 from typing import Any
 
+from configs.models.sizes import sizes
+
 _FAMILY = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
@@ -35,28 +37,17 @@ _QWEN3 = _FAMILY | {
 }
 _QWEN3_SMALL = _QWEN3 | {"tie_word_embeddings": True}
 
-
-def _shape(width: int, mlp: int, *, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    }
-
-
 QWEN: dict[str, dict[str, Any]] = {
     "qwen2.5-0.5b": _QWEN25_SMALL
-    | _shape(896, 4864, layers=24, heads=14, kv_heads=2)
+    | sizes(896, 4864, layers=24, heads=14, kv_heads=2)
     | {"max_position_embeddings": 32_768},
-    "qwen2.5-1.5b": _QWEN25_SMALL | _shape(1536, 8960, layers=28, heads=12, kv_heads=2),
-    "qwen2.5-7b": _QWEN25 | _shape(3584, 18_944, layers=28, heads=28, kv_heads=4),
-    "qwen2.5-32b": _QWEN25 | _shape(5120, 27_648, layers=64, heads=40, kv_heads=8),
-    "qwen2.5-72b": _QWEN25 | _shape(8192, 29_568, layers=80, heads=64, kv_heads=8),
-    "qwen3-0.6b": _QWEN3_SMALL | _shape(1024, 3072, layers=28, heads=16, kv_heads=8),
-    "qwen3-1.7b": _QWEN3_SMALL | _shape(2048, 6144, layers=28, heads=16, kv_heads=8),
-    "qwen3-8b": _QWEN3 | _shape(4096, 12_288, layers=36, heads=32, kv_heads=8),
-    "qwen3-32b": _QWEN3 | _shape(5120, 25_600, layers=64, heads=64, kv_heads=8),
+    "qwen2.5-1.5b": _QWEN25_SMALL | sizes(1536, 8960, layers=28, heads=12, kv_heads=2),
+    "qwen2.5-7b": _QWEN25 | sizes(3584, 18_944, layers=28, heads=28, kv_heads=4),
+    "qwen2.5-32b": _QWEN25 | sizes(5120, 27_648, layers=64, heads=40, kv_heads=8),
+    "qwen2.5-72b": _QWEN25 | sizes(8192, 29_568, layers=80, heads=64, kv_heads=8),
+    "qwen3-0.6b": _QWEN3_SMALL | sizes(1024, 3072, layers=28, heads=16, kv_heads=8),
+    "qwen3-1.7b": _QWEN3_SMALL | sizes(2048, 6144, layers=28, heads=16, kv_heads=8),
+    "qwen3-8b": _QWEN3 | sizes(4096, 12_288, layers=36, heads=32, kv_heads=8),
+    "qwen3-32b": _QWEN3 | sizes(5120, 25_600, layers=64, heads=64, kv_heads=8),
 }
 """Name -> `config.json`."""

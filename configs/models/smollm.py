@@ -5,6 +5,8 @@ Source: `config.json` of HuggingFaceTB/SmolLM2-* and HuggingFaceTB/SmolLM3-3B.
 
 from typing import Any
 
+from configs.models.sizes import sizes
+
 _SMOLLM2 = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -20,24 +22,13 @@ _SMOLLM2 = {
     "eos_token_id": 0,
 }
 
-
-def _shape(width: int, mlp: int, *, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    }
-
-
 SMOLLM: dict[str, dict[str, Any]] = {
-    "smollm2-135m": _SMOLLM2 | _shape(576, 1536, layers=30, heads=9, kv_heads=3),
-    "smollm2-360m": _SMOLLM2 | _shape(960, 2560, layers=32, heads=15, kv_heads=5),
+    "smollm2-135m": _SMOLLM2 | sizes(576, 1536, layers=30, heads=9, kv_heads=3),
+    "smollm2-360m": _SMOLLM2 | sizes(960, 2560, layers=32, heads=15, kv_heads=5),
     "smollm2-1.7b": _SMOLLM2
-    | _shape(2048, 8192, layers=24, heads=32, kv_heads=32)
+    | sizes(2048, 8192, layers=24, heads=32, kv_heads=32)
     | {"rope_theta": 130_000.0},
-    "smollm3-3b": _shape(2048, 11_008, layers=36, heads=16, kv_heads=4)
+    "smollm3-3b": sizes(2048, 11_008, layers=36, heads=16, kv_heads=4)
     | {
         "model_type": "smollm3",
         "architectures": ["SmolLM3ForCausalLM"],

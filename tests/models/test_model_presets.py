@@ -67,7 +67,15 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+def quick_and_slow():
+    """Every preset; making many layers takes transformers a second each."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if count > 3e9 else ())
+        for name, count in PARAMETERS.items()
+    ]
+
+
+@pytest.mark.parametrize("name", quick_and_slow())
 def test_shapes_are_those_of_transformers(name):
     config = models.read(name)
     model = families.model_of(config)
