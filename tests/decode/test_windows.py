@@ -62,10 +62,11 @@ def model(table: np.ndarray, counted: bool) -> BoundLM:
     return BoundLM({"table": jnp.asarray(table, jnp.float32)}, Windowed(31, 8, counted=counted))
 
 
-@pytest.mark.parametrize("name", each(RULES, ("mmtad",), ("specinfer", "dsbd", "speculative_mtjd")))
+@pytest.mark.parametrize("name", each(RULES, among=("specinfer", "speculative_mtjd", "mmtad")))
 def test_counting_is_by_position(name):
     rng = np.random.default_rng(0)
     table = rng.normal(scale=1.5, size=(31, 8))
+    table[:, 5] -= 3  # few ends
     near = table + rng.normal(scale=0.5, size=table.shape)
     counted, by_position = (
         generate(
