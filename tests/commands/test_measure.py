@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import outside_rules
 import pytest
@@ -137,17 +138,20 @@ def test_output_says_what_was_measured(tmp_path, monkeypatch):
         return {}, [sample(rule=rule.label, repeat=r) for r in range(repeats) for rule in rules]
 
     monkeypatch.setattr(benchmark, "measure", measure)
-    monkeypatch.setattr(benchmark, "_open", lambda *args: None)
+    pipe = Pipeline.shipped()
+    monkeypatch.setattr(benchmark, "_open", lambda *args: SimpleNamespace(pipe=pipe))
     values, out = flags.FlagValues(), tmp_path / "out.jsonl"
     benchmark.define_flags(values)
     values(["benchmark", f"--output={out}", "--tau=0.3", "--seed=7", "--top_k=2", "--widths=1,2"])
     benchmark.benchmark(values)
-    about, *rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    settings = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
+    about = settings["config"]
     wanted = {"tau": 0.3, "seed": 7, "max_new_tokens": 100, "openings": 24, "repeats": 6}
     wanted |= {"questions": 24, "prompts": None}
     wanted |= {"temperature": 1.0, "top_k": 2, "top_p": 0.9, "data_dir": None}
     assert wanted.items() <= about.items() and "beam width=2" in about["rules"]
-    assert len(rows) == 6 * len(about["rules"])
+    assert len(rows) == 6 * len(about["rules"]) and settings["compile_seconds"] == {}
 
 
 def test_the_default_prompts_differ():
