@@ -276,7 +276,7 @@ def program(*arguments):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_killed_run_resumes_bit_for_bit(data, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = program("-m", "experiments.train", *command(data, whole))

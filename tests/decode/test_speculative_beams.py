@@ -87,7 +87,11 @@ def test_under_controls(change):
         same(decode(pair, fast, **change), want, block)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [SIZES[0], *(pytest.param(size, marks=pytest.mark.heavy) for size in SIZES[1:])],
+    ids=str,
+)
 @pytest.mark.slow
 def test_on_llamas(size):
     """The caches of both models hold what a text needs, whichever nodes it went through."""

@@ -187,6 +187,7 @@ def test_caches_of_many_rows_stay_where_they_are():
     assert more_temporaries - temporaries < 0.5 * (more_caches - caches)
 
 
+@pytest.mark.heavy
 def test_caches_of_few_rows_stay_where_they_are():
     temporaries_and_caches("v5e:4x4", "data:2,model:8", 4, 2048)
 

@@ -63,7 +63,9 @@ def joint_rule(
 
 
 SHAPES = [  # depth, width, vocabulary, top-k, draw, controls, temperature of the bonus
-    (3, 3, 8, 0, "search", ("penalty", "banned", "min_new"), None),
+    pytest.param(
+        3, 3, 8, 0, "search", ("penalty", "banned", "min_new"), None, marks=pytest.mark.heavy
+    ),
     (3, 3, 8, 0, "search", ("penalty", "banned", "min_new"), 0.0),
     (3, 2, 7, 4, "sample", (), 0.6),
     pytest.param(1, 5, 5, 0, "sample", (), None, marks=pytest.mark.heavy),
