@@ -82,7 +82,7 @@ def test_every_command_is_there():
 
 def _runners(folder: str) -> list[Path]:
     """Return the modules that run as programs."""
-    files = (ROOT / folder).rglob("*.py")
+    files = (ROOT / folder).glob("*.py")
     return [
         f for f in files if f.name != "__main__.py" and '__name__ == "__main__"' in f.read_text()
     ]
