@@ -103,7 +103,7 @@ class SpecBench(_Chat):
                 "decoding_steps": [row["stats"]["rounds"] for row in turns],
                 "new_tokens": [len(row["tokens"]) for row in turns],
                 "wall_time": [row["prefill_seconds"] + row["decode_seconds"] for row in turns],
-                "accept_lengths": [tokens for row in turns for _, tokens, _ in row["blocks"]],
+                "accept_lengths": [tokens for row in turns for _, tokens, *_ in row["blocks"]],
             }
             for index, turns in _samples(rows)
         ]

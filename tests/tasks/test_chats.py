@@ -33,7 +33,7 @@ def record(turn: int, sample: int, text: str, blocks: list[list[int]]) -> dict:
     """Return what docs/records.md says of a row, as far as it is read."""
     return {
         "strategy": "mmtad depth=4", "id": "81", "turn": turn, "sample": sample,
-        "text": text, "tokens": list(range(sum(tokens for _, tokens, _ in blocks))),
+        "text": text, "tokens": list(range(sum(tokens for _, tokens, *_ in blocks))),
         "stats": {"rounds": len(blocks)}, "blocks": blocks,
         "prefill_seconds": 0.5, "decode_seconds": 1.5,
     }  # fmt: skip
