@@ -15,8 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
         "tinysql questions=4",
         "tales openings=2",
         "text path={data_dir}/corpora/tinyshakespeare/input.txt limit=2",
-        "spider path={data_dir}/prompts/spider/dev.json tables={data_dir}/prompts/spider/tables.json "
-        "limit=2",
+        "spider path={data_dir}/prompts/spider/dev.json "
+        "tables={data_dir}/prompts/spider/tables.json limit=2",
         "humaneval path={data_dir}/prompts/humaneval/HumanEval.jsonl.gz limit=2",
         "mbpp path={data_dir}/prompts/mbpp/mbpp.jsonl limit=2 shots=0",
         "gsm8k path={data_dir}/prompts/gsm8k/test.jsonl limit=2",
