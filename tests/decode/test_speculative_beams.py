@@ -58,8 +58,13 @@ def twins(block, width, ahead, lattice):
     yield recipes.mtjd(block, width), recipes.speculative_mtjd(*size), block
 
 
+# Compiled once a size, at the first noise.
 @pytest.mark.parametrize("noise", [0.0, 0.5, 5.0])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [*SIZES[:2], *(pytest.param(size, marks=pytest.mark.heavy) for size in SIZES[2:])],
+    ids=str,
+)
 def test_on_tables(size, noise):
     """Whatever the draft; the less it knows, the fewer calls are saved."""
     pair = tables(noise)

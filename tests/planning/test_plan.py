@@ -413,7 +413,7 @@ def test_int8_that_is_not_enough():
 
 
 @needs_tpu_compiler
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_large_model_fits_as_int8_where_it_does_not_in_bfloat16():
     machine = topology.tpu("v5e:2x4")
     target, draft = (model_of(models.read(name)) for name in ("llama2-70b", "llama-68m"))
@@ -459,7 +459,7 @@ def test_for_tpus_that_are_not_here(name, layers, int8):
 
 
 @needs_tpu_compiler
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_model_that_cannot_fit_is_not_compiled(monkeypatch, capsys):
     monkeypatch.setattr(plans, "compile_decode", lambda job: pytest.fail("compiled"))
     args = ("--target=llama2-13b", "--strategy=sample", "--topology=v5e:1x1")
