@@ -96,7 +96,7 @@ class Asker:
         return RunSettings(
             strategy=self.point.strategy,
             warp=self.point.warp,
-            draft_warp=None,
+            draft_warp=self.point.draft_warp,
             max_new_tokens=self.max_new_tokens,
             min_new_tokens=0,
             eos_id=None,

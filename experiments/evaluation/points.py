@@ -11,7 +11,7 @@ from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.registry import find, settings_of
 
 _WARP = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
-_RUN = {**_WARP, "batch_size": int}
+_RUN = {**_WARP, "draft_temperature": float, "batch_size": int}
 """Settings that a point may have of its own beside its rule's."""
 
 
@@ -23,12 +23,14 @@ class Point:
       candidate: the rule with its settings.
       own: what differs from the run's warp and batch size; part of the label.
       warp: sharpening of both models' distributions.
+      draft_warp: another one for the draft's; None: the same.
       batch_size: texts decoded together.
     """
 
     candidate: Candidate
     own: Mapping[str, Any]
     warp: Warp
+    draft_warp: Warp | None
     batch_size: int
 
     @property
@@ -69,15 +71,20 @@ def parse_point(text: str, warp: Mapping[str, Any], batch_size: int) -> Point:
     given: dict[str, Any] = dict(warp) | {key: value for key, value in own.items() if key in _WARP}
     if candidate.name == "greedy":
         given = {"temperature": 0.0}
-    sharpening = Warp(**given)
+    sharpening, draft_warp = Warp(**given), None
+    if "draft_temperature" in own:
+        if not candidate.strategy.needs_draft:
+            raise ValueError(f"{text!r}: {name} has no draft model: leave draft_temperature out")
+        draft_warp = Warp(**{**given, "temperature": own["draft_temperature"]})
     try:
         check_warp(sharpening)
+        check_warp(draft_warp or sharpening)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}") from error
     size = own.get("batch_size", batch_size)
     if size < 1:
         raise ValueError(f"{text!r}: batch_size={size} must be >= 1")
-    return Point(candidate, own, sharpening, size)
+    return Point(candidate, own, sharpening, draft_warp, size)
 
 
 def sweep_lines(sweep: Mapping[str, Iterable[Any]]) -> list[str]:

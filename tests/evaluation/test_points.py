@@ -15,6 +15,9 @@ def test_a_line_is_a_rule_with_settings_of_its_own():
     assert point.batch_size == 4
     assert parse_point("sample", WARP, 3).batch_size == 3
     assert parse_point("greedy", WARP, 1).warp.temperature == 0
+    sharper = parse_point("mtad draft_temperature=0.5 temperature=0.9", WARP, 1)
+    assert (sharper.warp.temperature, sharper.draft_warp.temperature) == (0.9, 0.5)
+    assert sharper.draft_warp.top_k == 10 and point.draft_warp is None
 
 
 def test_a_sweep_is_every_combination_of_what_a_rule_has():
@@ -44,6 +47,8 @@ def test_each_point_comes_once():
         (("mtad widht=4",), {}, "mtad has no setting 'widht'"),
         (("mtad temperature=hot",), {}, "temperature=hot must be a number"),
         (("mtad temperature=-1",), {}, "temperature"),
+        (("sample draft_temperature=0.5",), {}, "sample has no draft model"),
+        (("mtad draft_temperature=-1",), {}, "temperature"),
         (("mtad batch_size=0",), {}, "batch_size=0 must be >= 1"),
         (("mtad depth=x",), {}, "depth=x must be a whole number"),
         ((), {"depth": (2,)}, "depth without a rule"),
