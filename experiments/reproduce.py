@@ -55,7 +55,8 @@ def report_lines(
         task: {file.asker.point.label: file.read() for file in group}
         for task, group in files.items()
     }
-    reasons = {"joules": f"unavailable: {energy['reason']}"}
+    missing = energy["source"] is None
+    reasons = {"joules": "unavailable"}
     return [
         "# The paper's figures, and those of this run",
         "",
@@ -66,6 +67,7 @@ def report_lines(
         "",
         *paper.claim_lines(rows, reasons),
         "",
+        *([f"Energy is unavailable: {energy['reason']}.", ""] if missing else []),
         "All strategies, the ablations of depth, width and tau among them:",
         "",
         "```",
