@@ -1,9 +1,7 @@
 """Text in, text out: tokenizers, stop strings and streaming around `generate`."""
 
-import contextlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -294,7 +292,6 @@ class Pipeline:
         *,
         strategy: Strategy,
         stop: Sequence[str] = (),
-        window: AbstractContextManager[object] | None = None,
         **settings: Unpack[Settings],
     ) -> TimedCompletions:
         """Continue prompts in one batch against the clock; see `TimedCompletions`.
@@ -305,8 +302,6 @@ class Pipeline:
           prompts: as `__call__`'s.
           strategy: as `__call__`'s.
           stop: as `__call__`'s.
-          window: entered when the first clock starts and left when the second stops: for a meter
-            of energy, say.
           **settings: as `__call__`'s.
 
         Raises:
@@ -317,12 +312,11 @@ class Pipeline:
         call = self._call(ids, strategy, settings)
         rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else ALL_ROUNDS
         jax.block_until_ready(call.state)
-        with window or contextlib.nullcontext():
-            begin = time.perf_counter()
-            call = call.prefilled()
-            ready = time.perf_counter()
-            *_, (_, completions) = self._follow(call.steps(rounds), ids, stop, settings)
-            end = time.perf_counter()
+        begin = time.perf_counter()
+        call = call.prefilled()
+        ready = time.perf_counter()
+        *_, (_, completions) = self._follow(call.steps(rounds), ids, stop, settings)
+        end = time.perf_counter()
         return TimedCompletions(completions, ready - begin, end - ready)
 
     def check(
