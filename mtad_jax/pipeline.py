@@ -234,7 +234,16 @@ class Pipeline:
 
         Args and raises: as `render`; the text is empty, or has half of a surrogate pair.
         """
-        text = self.render(messages, chat_template=chat_template, variables=variables)
+        return self.encode_rendered(
+            self.render(messages, chat_template=chat_template, variables=variables)
+        )
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Return the token ids of what `render` gave.
+
+        Raises:
+          ValueError: as `encode_chat`.
+        """
         assert self.target.tokenizer is not None
         return self.encode(self.target.tokenizer.encode(text, add_bos=False))
 

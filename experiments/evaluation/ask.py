@@ -87,7 +87,8 @@ class Asker:
         """
         messages = conversation(problem, answers)
         if self.style == "chat":
-            return self.pipe.render(messages), self.pipe.encode_chat(messages)
+            text = self.pipe.render(messages)
+            return text, self.pipe.encode_rendered(text)
         text = self.task.plain(messages)
         return text, self.pipe.encode(text)
 
