@@ -32,7 +32,7 @@ def test_a_verdict_shows_the_rows_or_what_was_wanted():
     assert demo.verdict(task, "SELECT 1") == f"WRONG, not the rows of: {task.example.sql}"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_demo_shows_every_rule_and_a_table(tmp_path, monkeypatch, capsys):
     target, draft = write_pair(tmp_path)
     monkeypatch.setattr(demo, "NEW_TOKENS", 6)

@@ -135,7 +135,7 @@ def test_a_conversation_keeps_what_was_said(chat, pipe, say, capsys):
     first = answer(pipe, system("S"), user("The cat"))
     second = answer(pipe, system("S"), user("The cat"), assistant(first.text), user("where?"))
     assert out == f"{first.text}\n{second.text}\n"
-    assert err.count("6 tokens") == 2 and "> " not in err
+    assert err.count("[6 tokens in") == 2 and "> " not in err
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\nnever\n", "/exit\n"])

@@ -290,7 +290,7 @@ def test_the_table_of_rules():
     assert got["mtad depth=4 width=4"][4:] == "+0% (+0% to +0%) 50% +0 (+0 to +0)".split()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_prompts_of_ones_own(tmp_path, capsys):
     target, draft = write_pair(tmp_path)
     prompts, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"

@@ -84,20 +84,20 @@ CONTROLS = {
 }
 
 
-@pytest.mark.parametrize("change", CONTROLS.values(), ids=CONTROLS.keys())
-def test_under_controls(change):
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "all" else pytest.mark.heavy) for name in CONTROLS],
+)
+def test_under_controls(name):
+    change = CONTROLS[name]
     pair = tables(0.5)
     for plain, fast, block in twins(3, 3, 3, 6):
         want = decode(pair, plain, **{k: v for k, v in change.items() if k != "draft_warp"})
         same(decode(pair, fast, **change), want, block)
 
 
-@pytest.mark.parametrize(
-    "size",
-    [SIZES[0], *(pytest.param(size, marks=pytest.mark.heavy) for size in SIZES[1:])],
-    ids=str,
-)
-@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.heavy
 def test_on_llamas(size):
     """The caches of both models hold what a text needs, whichever nodes it went through."""
     target, draft = tiny_pair()

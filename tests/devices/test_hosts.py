@@ -57,10 +57,8 @@ class Processes:
 
     def __init__(self, folder: Path, *args, count=2, devices=1, only=None, folders=None):
         port, self.folder = free_port(), folder
-        env = {
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
+        xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        env = {**os.environ, "XLA_FLAGS": xla_flags}
         command = [sys.executable, "-m", "experiments.generate", f"--coordinator=127.0.0.1:{port}"]
         command += [f"--num_processes={count}", "--join_timeout=100", *map(str, args)]
         self.all = {}

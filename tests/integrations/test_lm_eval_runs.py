@@ -11,7 +11,7 @@ import lm_eval_cases as cases
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # theirs
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # theirs
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -23,10 +23,11 @@ import traceback
 import warnings
 from pathlib import Path
 
-# Before jax is imported.
+# Before jax is imported; as in tests/conftest.py.
 os.environ.update(
     JAX_PLATFORMS="cpu",
     JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+    XLA_FLAGS="--xla_cpu_use_fusion_emitters=false",
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
 )
