@@ -35,6 +35,8 @@ class DraftTree:
       depth: level of each node; static.
       scratch: scratch slots that the draft took in the draft model's cache, node 0's among them;
         static.
+      logits: [B, M, V] what `logq` was made of, before any control or warp; None where no rule
+        asks for it: only `Chain` has it.
     """
 
     tokens: Int[Array, "B N"]
@@ -48,6 +50,7 @@ class DraftTree:
     slot: Int[Array, "B N"] | None
     depth: tuple[int, ...] = struct.field(pytree_node=False)
     scratch: int = struct.field(pytree_node=False)
+    logits: Float[Array, "B M V"] | None = None
 
     @property
     def max_depth(self) -> int:

@@ -8,7 +8,6 @@ from hand_drafts import draft_of, log
 
 from mtad_jax import recipes
 from mtad_jax.decode import random
-from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
@@ -18,31 +17,8 @@ from mtad_jax.decode.verifiers.plain import Argmax
 from mtad_jax.decode.verifiers.rollback import Rollback
 from mtad_jax.decode.verifiers.threshold import Threshold
 from mtad_jax.decode.verifiers.typical import Typical
-from mtad_jax.decode.warp import Warp
 
-CONTROLS = Controls(Warp(), Warp(), jnp.zeros((0,), jnp.int32))
 NEVER = 0.999999  # a uniform that passes only what is certain
-
-
-@pytest.fixture
-def judge(monkeypatch):
-    """Return what judges a draft by p after every node: the leaf, and the normalised bonus."""
-
-    def run(rule, draft, p, u=None, *, raw=None):
-        def uniform(keys, shape):
-            assert shape == np.shape(u), "the documented draws"
-            return jnp.asarray([u], jnp.float32)
-
-        monkeypatch.setattr(random, "uniform", uniform)
-        logp, logits = log([p]), log([p if raw is None else raw])
-        verdict = rule.verify(draft, logp, logits, jax.random.key(0)[None], CONTROLS)
-        bonus = np.exp(np.asarray(verdict.bonus[0], float))
-        assert np.isfinite(bonus).all() and bonus.sum() > 0
-        return int(verdict.leaf[0]), (bonus / bonus.sum()).round(5).tolist()
-
-    return run
-
-
 P0, Q0 = [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]  # p/q = 2, 1, 1/2; the residual is token 0
 P1, Q1 = [0.2, 0.4, 0.4], [0.4, 0.2, 0.4]  # p/q = 1/2, 2, 1; the residual is token 1
 P2 = [0.1, 0.2, 0.7]
@@ -298,7 +274,7 @@ def test_rows_are_judged_on_their_own(judge, monkeypatch):
     for rule in [*LOSSLESS, Threshold(0.6), Typical(0.3, 0.9), Rollback(1.0)]:
         alone = [judge(rule, d, [P0, P1, P2], u) for d, (_, u) in zip(drafts, cases, strict=True)]
         monkeypatch.setattr(random, "uniform", lambda *_: jnp.asarray([u for _, u in cases]))
-        verdict = rule.verify(every, logp, logp, keys, CONTROLS)
+        verdict = rule.verify(every, logp, logp, keys, None)
         assert verdict.leaf.tolist() == [leaf for leaf, _ in alone], rule
         bonus = np.exp(verdict.bonus)
         bonus /= bonus.sum(axis=1, keepdims=True)

@@ -12,8 +12,8 @@ def log(rows):
         return jnp.log(jnp.asarray(rows, jnp.float32))
 
 
-def draft_of(tokens, branching, q=None, *, valid=None, reference=None, filler=None):
-    """One row: nodes 1, 2, ... of a tree; q after each node above the last level."""
+def draft_of(tokens, branching, q=None, *, valid=None, reference=None, filler=None, raw=None):
+    """One row: nodes 1, 2, ... of a tree; q, and the raw q, after each node above the last."""
     sizes = [int(np.prod(branching[:d])) for d in range(len(branching) + 1)]
     depth = tuple(d for d, size in enumerate(sizes) for _ in range(size))
     parent, first = [0], 0
@@ -34,5 +34,5 @@ def draft_of(tokens, branching, q=None, *, valid=None, reference=None, filler=No
         length=jnp.asarray([text.sum() if chain else len(branching)]),
         logq=None if q is None else log([q]),
         window=None if chain else jnp.eye(nodes, dtype=bool)[None], slot=None,
-        depth=depth, scratch=nodes,
+        depth=depth, scratch=nodes, logits=None if raw is None else log([raw]),
     )  # fmt: skip

@@ -38,12 +38,13 @@ class Chain(OneChain):
     def propose(
         self, lm: BoundLM | None, state: DecodeState, controls: Controls
     ) -> tuple[DraftTree, Any]:
-        """Return a chain with the distribution that each token was drawn from."""
+        """Return a chain with the distribution that each token was drawn from, and its logits."""
         assert lm is not None
         logits, cache = last_logits(lm, state)
         past = history(state, controls, lm.vocab_size)
         only = jnp.zeros((state.length.shape[0], 1), jnp.int32)
-        tokens, dists, valid, reference = [], [], [], [jnp.zeros_like(logits[:, 0])]
+        tokens, dists, raw, valid = [], [], [], []
+        reference = [jnp.zeros_like(logits[:, 0])]
         alive = jnp.ones(state.length.shape, bool)
         for step in range(self.depth):
             logq = law(logits[:, None], past, controls, controls.draft_warp)[:, 0]
@@ -51,6 +52,7 @@ class Chain(OneChain):
             token = random.categorical(keys, logq)
             value = jnp.where(alive, take(logq, token), 0.0)
             tokens, dists, valid = tokens + [token], dists + [logq], valid + [alive]
+            raw.append(logits)
             reference.append(reference[-1] + value)
             alive &= ~controls.is_end(token)
             if step + 1 < self.depth:
@@ -63,4 +65,5 @@ class Chain(OneChain):
                 past = extend(past, only, token[:, None])
         chosen = jnp.stack(valid, axis=1)
         draft = chain_draft(state, jnp.stack(tokens, axis=1), chosen, jnp.stack(reference, axis=1))
-        return dataclasses.replace(draft, logq=jnp.stack(dists, axis=1)), cache
+        dists, raw = jnp.stack(dists, axis=1), jnp.stack(raw, axis=1)
+        return dataclasses.replace(draft, logq=dists, logits=raw), cache

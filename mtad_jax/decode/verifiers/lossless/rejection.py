@@ -3,13 +3,16 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random
-from mtad_jax.decode.draft import DraftTree, node_logp, take
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request, check_number
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.verifiers.base import check_chain, check_drawn
-from mtad_jax.decode.verifiers.lossless.residual import drawn_logq, log_rest, next_logq
+from mtad_jax.decode.verifiers.towards import (
+    after_failure,
+    check_drawn_chain,
+    first_failure,
+    log_ratio,
+)
 from mtad_jax.types import Array, Float, Key
 
 
@@ -45,8 +48,7 @@ class Rejection:
         leniency = check_number("leniency", self.leniency)
         if not 0 < leniency <= 1:
             raise ValueError(f"leniency={leniency} must be in (0, 1] (1 keeps the target's law)")
-        check_drawn(drafter, "speculative sampling")
-        check_chain(drafter, "speculative sampling")
+        check_drawn_chain(drafter, "speculative sampling")
 
     def verify(
         self,
@@ -57,10 +59,5 @@ class Rejection:
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        u = random.uniform(keys, (tree.max_depth,))
-        log_ratio = node_logp(tree, logp)[:, 1:] - drawn_logq(tree) - jnp.log(self.leniency)
-        stays = tree.valid[:, 1:] & (jnp.log(u) < log_ratio)
-        leaf = jnp.sum(jnp.cumprod(stays, axis=1), axis=1)
-        p = take(logp, leaf)
-        rest = jnp.maximum(jnp.exp(p) - jnp.exp(next_logq(tree, leaf)), 0.0)
-        return Verdict(leaf, log_rest(rest, p, leaf < tree.length))
+        ratio = log_ratio(tree, logp) - jnp.log(self.leniency)
+        return after_failure(tree, first_failure(tree, ratio, keys), logp, logp)
