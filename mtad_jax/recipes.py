@@ -20,12 +20,15 @@ from mtad_jax.decode.target_beams.beam_search import BeamSearch
 from mtad_jax.decode.target_beams.mtjd import MTJD
 from mtad_jax.decode.target_beams.speculative_beam import SpeculativeBeam
 from mtad_jax.decode.target_beams.speculative_mtjd import SpeculativeMTJD
+from mtad_jax.decode.verifiers.cascade import Cascade
 from mtad_jax.decode.verifiers.dsbd import DynamicWidth
+from mtad_jax.decode.verifiers.fuzzy import Fuzzy
 from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
+from mtad_jax.decode.verifiers.mentored import Mentored
 from mtad_jax.decode.verifiers.plain import Ancestral, Argmax
 from mtad_jax.decode.verifiers.rollback import Rollback
 from mtad_jax.decode.verifiers.threshold import Threshold
@@ -148,6 +151,47 @@ def lenient(depth: int = 4, leniency: float = 0.5) -> DraftVerify:
     Source: Leviathan et al. 2023, arXiv 2211.17192, appendix.
     """
     return DraftVerify(Chain(depth), Rejection(leniency))
+
+
+def cascade(depth: int = 4, defer: str = "opt", alpha: float = 0.5) -> DraftVerify:
+    """Speculative cascade: where the draft does well enough its law is followed, not p. Lossy.
+
+    Args:
+      depth: K, drafted tokens.
+      defer: what defers to the target: "chow", "diff" or "opt" (a whole place), "token1", "token2"
+        or "token3" (some of its tokens); `Cascade` has their forms.
+      alpha: how much worse the draft may be, at least 0, and at most 1 but for "opt".
+
+    Source: arXiv 2405.19261.
+    """
+    return DraftVerify(Chain(depth), Cascade(defer, alpha))
+
+
+def fuzzy(depth: int = 4, limit: float = 0.1, by: str = "js") -> DraftVerify:
+    """Speculative sampling that keeps a token untested where both laws are near. Lossy.
+
+    Args:
+      depth: K, drafted tokens.
+      limit: T, divergence below which the draft's token stays; 0 is speculative sampling.
+      by: "js" (nats, at most 0.69), "kl" (of the draft's from the target's, nats) or "tv".
+
+    Source: arXiv 2502.20704.
+    """
+    return DraftVerify(Chain(depth), Fuzzy(limit, by))
+
+
+def mentored(depth: int = 4, limit: float = 0.1, by: str = "divergence") -> DraftVerify:
+    """Accept as much as any law that near to p can (mentored decoding). Lossy above limit 0.
+
+    Args:
+      depth: K, drafted tokens.
+      limit: most nats of KL(p || law), or least share of drafts that stay; 0 is speculative
+        sampling.
+      by: what `limit` is of: "divergence" or "share".
+
+    Source: Tran-Thien 2023, github.com/vivien000/mentored_decoding.
+    """
+    return DraftVerify(Chain(depth), Mentored(limit, by))
 
 
 def block(depth: int = 4) -> DraftVerify:
@@ -354,6 +398,9 @@ RECIPES: dict[str, Callable[..., Strategy]] = {
     "speculative": speculative,
     "threshold": threshold,
     "lenient": lenient,
+    "cascade": cascade,
+    "fuzzy": fuzzy,
+    "mentored": mentored,
     "block": block,
     "specinfer": specinfer,
     "mcsd": mcsd,

@@ -29,6 +29,11 @@ RECIPES = {
     "speculative_mtjd": recipes.speculative_mtjd(3, 2, 2, 3),
     "speculative": recipes.speculative(3),
     "lenient": recipes.lenient(3),
+    "cascade": recipes.cascade(3),
+    "cascade-token": recipes.cascade(2, "token3"),
+    "fuzzy": recipes.fuzzy(3),
+    "mentored": recipes.mentored(3),
+    "mentored-share": recipes.mentored(2, 0.9, "share"),
     "block": recipes.block(3),
     "specinfer": recipes.specinfer((2, 2)),
     "mcsd": recipes.mcsd((2, 2)),
@@ -56,6 +61,9 @@ RECIPES = {
 DECIDES_AT_ITS_END = {"final": False}
 # A token may be too unlikely for its own model, or another beam likelier than the candidate.
 MAY_REFUSE_ITSELF = {"accepts_itself": False}
+# Raw probabilities decide: they keep tokens that top-p or temperature 0 would have cut, whose
+# warped log-probability is minus infinity.
+BY_RAW_LAWS = {"greedy_at_zero": False, "warp": Warp()}
 EXPECTED = {
     "beam": DECIDES_AT_ITS_END,
     "beam-sample": DECIDES_AT_ITS_END,
@@ -65,9 +73,10 @@ EXPECTED = {
     "typical": MAY_REFUSE_ITSELF,
     "typical-chain": MAY_REFUSE_ITSELF,
     "typical-tree": MAY_REFUSE_ITSELF,
-    # Raw probabilities decide: it keeps tokens that top-p or temperature 0 would have cut, whose
-    # warped log-probability is minus infinity.
-    "bild": MAY_REFUSE_ITSELF | {"greedy_at_zero": False, "warp": Warp()},
+    "cascade": BY_RAW_LAWS,
+    "cascade-token": MAY_REFUSE_ITSELF | BY_RAW_LAWS,
+    "fuzzy": BY_RAW_LAWS,
+    "bild": MAY_REFUSE_ITSELF | BY_RAW_LAWS,
 }
 
 
@@ -106,6 +115,8 @@ VARIANTS = (
     "typical-tree",
     "mtjd-sample",
     "mtjd-exact",
+    "cascade-token",
+    "mentored-share",
 )
 
 

@@ -70,6 +70,11 @@ NEAREST = {
     "target_beams": ("test_speculative_beams", "test_beam_search"),
     "verifiers/dsbd": ("test_dsbd",),
     "verifiers/pair_tests": ("test_boundaries", "test_dsbd"),
+    "verifiers/cascade": ("test_towards",),
+    "verifiers/fuzzy": ("test_towards",),
+    "verifiers/mentored": ("test_towards",),
+    "verifiers/nearest": ("test_nearest", "test_towards"),
+    "verifiers/towards": ("test_towards", "test_boundaries", "test_verifiers"),
     "verifiers": ("test_boundaries", "test_verifiers", "test_verifier_checks"),
     "warp": ("test_warp",),
 }

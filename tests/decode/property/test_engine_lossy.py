@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -59,6 +60,50 @@ def lenient(depth, vocab, **setting):
 
     noise = replay.chain_noise(depth, vocab)
     return Rule(build, depth, vocab, noise=noise, accepts_itself=True, **setting)
+
+
+def towards(depth, vocab, pick, **setting):
+    """A rule that samples a law between q and p; `pick(draw)` is the rule, and its law by name."""
+
+    def build(draw, case):
+        ends = frozenset(case.ends)
+        strategy, law, settings, of_raw = pick(draw, depth)
+
+        def expected(round_, noise, target, draft):
+            chance, text = given_chain(noise), round_.text
+            raw = (target.raw, draft.raw) if of_raw else ()
+            place = ref.place_of(target, draft, partial(law, **settings), *raw)
+            chain = ref.draw_chain(draft, text, depth, ends, chance)
+            *kept, gap = ref.towards_round(place, target, draft, text, chain, chance, ends)
+            return of_chain(draft, text, chain, *kept, min(gap, chance.gap))
+
+        return strategy, expected
+
+    return Rule(build, depth, vocab, noise=replay.chain_noise(depth, vocab), **setting)
+
+
+def cascade(rule):
+    def pick(draw, depth):
+        settings = {"defer": rule, "alpha": draw(st.sampled_from([0.1, 0.3, 0.6]))}
+        return recipes.cascade(depth, **settings), ref.cascade_law, settings, True
+
+    return pick
+
+
+def fuzzy(by):
+    def pick(draw, depth):
+        settings = {"limit": draw(st.sampled_from([0.03, 0.1, 0.3])), "by": by}
+        return recipes.fuzzy(depth, **settings), ref.fuzzy_law, settings, True
+
+    return pick
+
+
+def mentored(by):
+    def pick(draw, depth):
+        settings = {"limit": draw(st.sampled_from([0.02, 0.2, 0.9])), "by": by}
+        return recipes.mentored(depth, **settings), ref.mentored_law, settings, False
+
+    return pick
 
 
 def threshold_of_chain(depth, vocab, **setting):
@@ -169,6 +214,11 @@ def bild(depth, vocab, **setting):
 RULES = {
     "lenient": lenient(3, 6, controls=ALL_CONTROLS),
     "lenient-apart": lenient(2, 5, top_k=4, apart=True),
+    "cascade-opt": towards(3, 6, cascade("opt"), controls=ALL_CONTROLS, greedy_at_zero=False),
+    "cascade-token": towards(2, 5, cascade("token3"), apart=True, greedy_at_zero=False),
+    "fuzzy": towards(3, 5, fuzzy("js"), top_k=4, apart=True, greedy_at_zero=False),
+    "mentored": towards(3, 6, mentored("divergence"), controls=ALL_CONTROLS, accepts_itself=True),
+    "mentored-share": towards(2, 5, mentored("share"), top_k=4, apart=True, accepts_itself=True),
     "threshold-chain": threshold_of_chain(3, 6, top_k=4, apart=True),
     "threshold-beam": threshold_of_beams(3, 3, 6, controls=ALL_CONTROLS),
     "typical-chain": typical_of_chain(3, 5, controls=ALL_CONTROLS),
@@ -182,7 +232,14 @@ def case_of(rule: Rule, draw) -> Case:
     return Case.draw(draw, rule.vocab, rule.top_k, rule.controls, rule.apart)
 
 
-HEAVY = {"lenient-apart", "threshold-chain", "typical-chain", "typical-tree"}
+HEAVY = {
+    "lenient-apart",
+    "cascade-token",
+    "mentored-share",
+    "threshold-chain",
+    "typical-chain",
+    "typical-tree",
+}
 
 
 @pytest.mark.parametrize("name", with_heavy(RULES, HEAVY))

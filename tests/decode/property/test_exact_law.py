@@ -79,6 +79,8 @@ ALL = {
     "speculative 1": recipes.speculative(1),
     "speculative 2": recipes.speculative(2),
     "lenient by nothing": recipes.lenient(2, leniency=1.0),
+    "fuzzy by nothing": recipes.fuzzy(2, limit=0.0),
+    "mentored by nothing": recipes.mentored(2, limit=0.0),
     "block 1": recipes.block(1),
     "block 2": recipes.block(2),
     "specinfer 2": recipes.specinfer((2,)),

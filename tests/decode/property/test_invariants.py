@@ -82,6 +82,8 @@ def test_speculative_sampling_accepts_the_overlap_of_both_laws():
 
 MORE_THAN = {  # the first accepts at least as much as the second, whatever the models
     "leniency": (recipes.lenient(2, leniency=0.6), recipes.speculative(2)),
+    "mentored": (recipes.mentored(1, 0.1), recipes.mentored(1, 0.02)),
+    "fuzzy": (recipes.fuzzy(1, 0.3), recipes.fuzzy(1, 0.03)),
     "the best rho": (recipes.spectr(1, 3), recipes.spectr(1, 3, "chains")),
     "two chains of SpecTr": (recipes.spectr(1, 2), recipes.speculative(1)),
     "a third chain": (recipes.spectr(1, 3), recipes.spectr(1, 2)),
@@ -140,6 +142,9 @@ RULES = {
     "speculative": recipes.speculative(3),
     "threshold": recipes.threshold(3, 2),
     "lenient": recipes.lenient(2, 0.4),
+    "cascade": recipes.cascade(2),
+    "fuzzy": recipes.fuzzy(2),
+    "mentored": recipes.mentored(2),
     "block": recipes.block(3),
     "specinfer": recipes.specinfer((2, 2)),
     "mcsd": recipes.mcsd((3, 1)),
@@ -151,7 +156,7 @@ RULES = {
     "mtad": recipes.mtad(3, 3),
     "mmtad": recipes.mmtad(3, 2),
 }
-NOT_GREEDY_AT_ZERO = {"bild"}  # raw probabilities decide what it keeps
+NOT_GREEDY_AT_ZERO = {"bild", "cascade", "fuzzy"}  # raw probabilities decide what it keeps
 
 
 def decode(name: str, temperature: float):

@@ -44,6 +44,15 @@ from reference.chain_rules import (
 )
 from reference.chance import Chance, Given, Kept, draw_chain, every, rule_outcomes
 from reference.controls import ControlledLaw
+from reference.deferral import (
+    Place,
+    cascade_law,
+    fuzzy_law,
+    mentored_law,
+    place_of,
+    towards_outcomes,
+    towards_round,
+)
 from reference.dsbd import dsbd_kept, dsbd_round, dynamic_width, pair_draws, width_chances
 from reference.exact_laws import (
     chains,
@@ -87,6 +96,7 @@ __all__ = [
     "Lattice",
     "Law",
     "Node",
+    "Place",
     "Outcomes",
     "TableModel",
     "Text",
@@ -103,6 +113,7 @@ __all__ = [
     "block_chances",
     "block_gap",
     "block_round",
+    "cascade_law",
     "chains",
     "check_accepted_joint",
     "check_depths",
@@ -126,12 +137,14 @@ __all__ = [
     "exact_block",
     "exact_law",
     "exact_tail",
+    "fuzzy_law",
     "greedy",
     "law",
     "lenient_round",
     "log_threshold",
     "longest_prefix",
     "lookup_chain",
+    "mentored_law",
     "mmtad_accept",
     "mtad_accept",
     "mtad_round",
@@ -139,6 +152,7 @@ __all__ = [
     "node_log_p",
     "pair_draws",
     "passing",
+    "place_of",
     "places_of_chain",
     "places_of_lattice",
     "places_of_tree",
@@ -159,6 +173,8 @@ __all__ = [
     "tail_formula",
     "target_law",
     "threshold_round",
+    "towards_outcomes",
+    "towards_round",
     "tree_round",
     "typical_round",
     "warp",
