@@ -26,9 +26,15 @@ Token ids in, arrays out, for models that are loaded already:
 Models, tokenizers and checkpoints:
     load, save, LoadedModel, load_tokenizer, Tokenizer, make_mesh
 
-Models of your own:
-    CausalLM (the protocol), BoundLM (a model with its parameters), LinenLM; `mtad_jax.testing`
-    checks them, and rules of your own
+Models of your own (docs/own_model.md):
+    adapters (`adapters.from_nnx`, `adapters.from_linen`: models of other libraries), CausalLM (the
+    protocol), BoundLM (a model with its parameters), visible_slots (what a token sees), LinenLM
+
+Rules of your own (docs/own_rule.md):
+    DraftVerify (a drafter and a verifier), the protocols Drafter, Verifier and Strategy, DraftTree
+    and Verdict (what they give), the drafters Chain, Beam and Tree; rules (all other parts)
+
+`mtad_jax.testing` checks both; docs/stability.md says which names stay.
 
 Which rule pays:
     calibrate, Calibration, Candidate
@@ -37,7 +43,7 @@ Rows of runs as a pandas frame:
     records (`records.read`)
 """
 
-from mtad_jax import recipes, records
+from mtad_jax import adapters, recipes, records, rules
 from mtad_jax.calibration.calibrate import calibrate
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.calibration.report import Calibration
@@ -45,11 +51,18 @@ from mtad_jax.checkpoints.load import LoadedModel, load
 from mtad_jax.checkpoints.save import save
 from mtad_jax.completions import Completion
 from mtad_jax.decode.certificate import Certificate, certificate
+from mtad_jax.decode.draft import DraftTree
+from mtad_jax.decode.draft_verify import DraftVerify
+from mtad_jax.decode.drafters.beam import Beam
+from mtad_jax.decode.drafters.chain import Chain
+from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.generate import generate, stream
+from mtad_jax.decode.protocols import Drafter, Strategy, Verdict, Verifier
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
 from mtad_jax.decode.warp import Warp
 from mtad_jax.devices.platforms import leave_out_absent_tpu as _leave_out_absent_tpu
 from mtad_jax.devices.sharding import make_mesh
+from mtad_jax.models.cache import visible_slots
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM, CausalLM
 from mtad_jax.pipeline import Pipeline
@@ -58,20 +71,30 @@ from mtad_jax.text.tokenizer import Tokenizer, load_tokenizer
 __version__ = "0.1.0"
 
 __all__ = [
+    "Beam",
     "Block",
     "BoundLM",
-    "CausalLM",
     "Calibration",
     "Candidate",
+    "CausalLM",
     "Certificate",
+    "Chain",
     "Completion",
     "DecodeResult",
     "DecodeStats",
+    "DraftTree",
+    "DraftVerify",
+    "Drafter",
     "LinenLM",
     "LoadedModel",
     "Pipeline",
+    "Strategy",
     "Tokenizer",
+    "Tree",
+    "Verdict",
+    "Verifier",
     "Warp",
+    "adapters",
     "calibrate",
     "certificate",
     "generate",
@@ -80,8 +103,10 @@ __all__ = [
     "make_mesh",
     "recipes",
     "records",
+    "rules",
     "save",
     "stream",
+    "visible_slots",
 ]
 
 _leave_out_absent_tpu()

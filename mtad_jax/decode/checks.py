@@ -216,7 +216,8 @@ def check_draft(target: BoundLM, draft: BoundLM | None, strategy: Strategy) -> B
     if draft.vocab_size != target.vocab_size:
         raise ValueError(
             f"draft vocabulary {draft.vocab_size} != target vocabulary {target.vocab_size}: both "
-            "models must share one tokenizer"
+            "models must share one tokenizer; where only padding differs, give both vocab="
+            f"{min(draft.vocab_size, target.vocab_size)}"
         )
     if draft.mesh != target.mesh:
         raise ValueError(

@@ -170,5 +170,9 @@ def as_buffer(x: Float[Array, "B G T D"], buffer: QArray | Array) -> QArray | Ar
 
 
 def compute_dtype(params: object) -> jnp.dtype:
-    """Return the dtype that a parameter tree is computed in: an int8 array's is its scale's."""
-    return jax.tree.leaves(params, is_leaf=is_quantized)[0].dtype
+    """Return the dtype that a parameter tree is computed in: that of its first real numbers.
+
+    An int8 array's is its scale's.
+    """
+    dtypes = [x.dtype for x in jax.tree.leaves(params, is_leaf=is_quantized)]
+    return next((dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)), dtypes[0])
