@@ -1,5 +1,6 @@
 """The documents say what the code has, and their Python runs."""
 
+import importlib
 import importlib.util
 import inspect
 import re
@@ -123,3 +124,17 @@ def test_the_front_door_names_what_is_public():
     example = "\n".join(re.findall(r"^    (.*)$", doc[: doc.index("Text in, text out:")], re.M))
     assert "mtad_jax.Pipeline.shipped()" in example
     exec(compile(example, "help(mtad_jax)", "exec"), {})
+
+
+def test_stability_lists_every_public_name_and_no_other():
+    table = re.findall(
+        r"^\| (`[\w.]+`|) \|[^|]*\|(.*)\|$", text_of(ROOT / "docs/stability.md"), re.M
+    )
+    listed, module = {}, ""
+    for cell, names in table:
+        module = cell.strip("`") or module
+        listed.setdefault(module, set()).update(re.findall(r"`(\w+)`", names))
+    for name in ("mtad_jax", "mtad_jax.adapters", "mtad_jax.testing"):
+        assert listed[name] == set(importlib.import_module(name).__all__), name
+    doc = inspect.getdoc(mtad_jax.rules) or ""
+    assert [n for n in mtad_jax.rules.__all__ if not re.search(rf"\b{n}\b", doc)] == []

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NOT_LOADED = (
     "torch", "transformers", "matplotlib", "pandas", "jinja2", "lm_eval", "gguf", "configs",
-    "experiments",
+    "experiments", "tunix", "gemma", "kauldron",
 )  # fmt: skip
 PLUG_INS = ROOT / "mtad_jax" / "integrations"  # each needs the program that it plugs into
 MODULES = [

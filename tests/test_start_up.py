@@ -13,7 +13,10 @@ from mtad_jax.devices.platforms import _tpu_signs, platforms_without_tpu
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("orbax", "qwix", "sentencepiece", "tokenizers", "transformers", "tensorstore", "torch")
+HEAVY = (
+    "orbax", "qwix", "sentencepiece", "tokenizers", "transformers", "tensorstore", "torch",
+    "flax.nnx",
+)  # fmt: skip
 
 
 def python(*args: str, **environment: str) -> subprocess.CompletedProcess:

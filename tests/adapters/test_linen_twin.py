@@ -1,12 +1,14 @@
 """A foreign twin of our Llama: equal logits, and equal texts under rules of every kind."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from doc_snippets import run_snippet
 from draft_shapes import each
 from linen_llama import twin
 
-from mtad_jax import Warp, generate
+from mtad_jax import Pipeline, Warp, generate
 from mtad_jax.recipes import RECIPES
 from mtad_jax.registry import settings_of
 from mtad_jax.testing import check_causal_lm, tiny_pair
@@ -60,3 +62,14 @@ def test_equal_texts(pairs, name):
     np.testing.assert_array_equal(one.tokens, two.tokens)
     np.testing.assert_array_equal(one.trace.place, two.trace.place)
     np.testing.assert_allclose(one.trace.logp_raw, two.trace.logp_raw, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_twin_of_the_shipped_draft_drafts_its_text():
+    shipped = Pipeline.shipped()
+    lm = shipped.draft.lm.replace(
+        params=jax.tree.map(lambda x: x.astype(jnp.float32), shipped.draft.lm.params)
+    )
+    row = run_snippet("own_model.md", "given `draft`, as the adapters", draft=twin(lm))["row"]
+    page = run_snippet("own_model.md", "given `draft`, as the adapters", draft=lm)
+    assert row.text == page["row"].text and row.stats == page["row"].stats

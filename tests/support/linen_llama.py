@@ -66,10 +66,15 @@ class Table(nn.Module):
     rows: int
     features: int
 
-    @nn.compact
+    def setup(self):
+        init = nn.initializers.normal(1.0)
+        self.table = self.param("table", init, (self.rows, self.features))
+
     def __call__(self, ids):
-        table = self.param("table", nn.initializers.normal(1.0), (self.rows, self.features))
-        return table[ids]
+        return self.table[ids]
+
+    def head(self, x):
+        return x @ self.table.T
 
 
 class LinenLlama(nn.Module):
@@ -79,10 +84,13 @@ class LinenLlama(nn.Module):
 
     @nn.compact
     def __call__(self, ids, attn_mask, segment_pos):
-        x = Table(self.config.vocab_size, self.config.embed_dim, name="embed")(ids)
+        table = Table(self.config.vocab_size, self.config.embed_dim, name="embed")
+        x = table(ids)
         for i in range(self.config.num_layers):
             x = Layer(self.config, name=f"layer_{i}")(x, segment_pos, attn_mask)
         x = Norm(self.config.norm_eps, name="final_norm")(x)
+        if self.config.tied_head:
+            return table.head(x)
         return nn.Dense(self.config.vocab_size, use_bias=False, name="head")(x)
 
 
