@@ -4,18 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-
+from mtad_jax.adapters.checks import check_call
 from mtad_jax.adapters.model import AdaptedLM, Call, Inputs
-from mtad_jax.adapters.slots import CacheForm, InitCache, form_of, shown
+from mtad_jax.adapters.slots import InitCache, form_of
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.models.quantize import compute_dtype
 
 if TYPE_CHECKING:
     from flax import linen, nnx
-
-_SLOTS, _TOKENS = 16, 3  # of the call that shapes are read from
 
 
 def from_function(
@@ -53,13 +49,13 @@ def from_function(
     if max_positions < 1:
         raise ValueError(f"max_positions={max_positions} must be >= 1: give the model's own")
     form = form_of(init_cache, compute_dtype(params), max_positions)
-    shared = [leaf.name for leaf in form.leaves if leaf.row is None]
+    shared = [leaf.name for leaf in form.leaves if leaf.row is None]  # indices
     if together and shared:
         raise ValueError(
             f"together=True, but the cache's {shared[0]} is one index for all rows: leave together "
             "out, or give it an axis of rows"
         )
-    size = _vocab_size(params, call, init_cache, form)
+    size = check_call(params, call, init_cache, form)
     if vocab is not None and not 1 <= vocab <= size:
         raise ValueError(f"vocab={vocab} must be between 1 and the model's {size} logits: lower it")
     model = AdaptedLM(call, init_cache, form, size, max_positions, trees, together)
@@ -185,52 +181,3 @@ class _NnxCall:
         from flax import nnx
 
         return self.call(nnx.merge(self.static.value, params["params"], params["rest"]), inputs)
-
-
-def _vocab_size(params: Any, call: Call, init_cache: InitCache, form: CacheForm) -> int:
-    """Trace one call, as a decode will make it, and return how many logits a position gets.
-
-    Raises:
-      ValueError: the call fails, or gives something else than it should.
-    """
-    cache = jax.eval_shape(lambda: init_cache(1, _SLOTS, compute_dtype(params)))
-    ids, at = jax.ShapeDtypeStruct((1, _TOKENS), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    mask = jax.ShapeDtypeStruct((1, _TOKENS, _SLOTS), jnp.bool_)
-    given = f"tokens int32[1,{_TOKENS}], mask bool[1,{_TOKENS},{_SLOTS}]"
-    try:
-        found = jax.eval_shape(call, params, Inputs(ids, ids, mask, at, cache))
-    except Exception as error:
-        first = str(error).strip().splitlines() or [""]
-        raise ValueError(
-            f"call fails for {given} and a cache of {_SLOTS} slots: {type(error).__name__}: "
-            f"{first[0]}"
-        ) from error
-    if not (isinstance(found, tuple) and len(found) == 2):
-        raise ValueError(f"call returns {shown(found)}: return (logits, cache)")
-    logits, new = found
-    shape, dtype = getattr(logits, "shape", None), getattr(logits, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[:2] != ids.shape:
-        raise ValueError(
-            f"call gives logits {shown(logits)} for {given}: give [1,{_TOKENS},V], those of every "
-            "token"
-        )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"call gives logits {shown(logits)}: give real numbers before any argmax")
-    _check_cache(cache, new, form)
-    return shape[2]
-
-
-def _check_cache(cache: Any, new: Any, form: CacheForm) -> None:
-    """Raise ValueError where the cache that comes back is not of the form that went in."""
-    if jax.tree.structure(new) != form.tree:
-        raise ValueError(
-            f"call gives back a cache of another structure: {jax.tree.structure(new)}, not "
-            f"{form.tree}: return the new cache as init_cache makes it"
-        )
-    pairs = zip(form.leaves, jax.tree.leaves(cache), jax.tree.leaves(new), strict=True)
-    for leaf, before, after in pairs:
-        if leaf.slot is not None and (before.shape, before.dtype) != (after.shape, after.dtype):
-            raise ValueError(
-                f"call makes the cache's {leaf.name} {shown(after)} of {shown(before)}: it must "
-                "keep its shape and dtype: cast what is written to the cache's"
-            )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from mtad_jax.adapters.slots import CacheForm, InitCache, Leaf
+from mtad_jax.adapters.slots import Buffer, CacheForm, InitCache
 from mtad_jax.models.cache import visible_slots
 from mtad_jax.types import Array, Bool, Float, Int, Params
 
@@ -94,16 +94,16 @@ class AdaptedLM:
         mask = visible_slots(self.form.slots(cache), tokens.shape[1], write_at, prefix, window)
         if self.together or tokens.shape[0] == 1:
             return self._run(params, tokens, positions, mask, write_at, cache)
-        rows = tuple(leaf.row for leaf in self.form.buffers)
+        rows = tuple(buffer.row for buffer in self.form.buffers)
         by_row = jax.vmap(self._run_row, in_axes=(None, 0, 0, 0, 0, rows), out_axes=(0, rows))
         return by_row(params, tokens, positions, mask, write_at, cache)
 
     def _run_row(self, params: Params, tokens, positions, mask, write_at, cache: Buffers):
         """Run one row, whose arrays have no axis of rows."""
-        rows = [leaf.row for leaf in self.form.buffers]
+        rows = [buffer.row for buffer in self.form.buffers]
         cache = tuple(jnp.expand_dims(x, row) for x, row in zip(cache, rows, strict=True))
-        one = (x[None] for x in (tokens, positions, mask, write_at))
-        logits, cache = self._run(params, *one, cache)
+        tokens, positions, mask, write_at = (x[None] for x in (tokens, positions, mask, write_at))
+        logits, cache = self._run(params, tokens, positions, mask, write_at, cache)
         return logits[0], tuple(jnp.squeeze(x, row) for x, row in zip(cache, rows, strict=True))
 
     def _run(self, params: Params, tokens, positions, mask, write_at, cache: Buffers):
@@ -117,17 +117,16 @@ class AdaptedLM:
     ) -> Buffers:
         """Copy cache slots; see `CausalLM.keep`."""
         pairs = zip(cache, self.form.buffers, strict=True)
-        return tuple(_keep(x, leaf, source, dest, span) for x, leaf in pairs)
+        return tuple(_keep(x, buffer, source, dest, span) for x, buffer in pairs)
 
 
-def _keep(buffer: Array, leaf: Leaf, source: Array, dest: Array, span: int) -> Array:
+def _keep(x: Array, buffer: Buffer, source: Array, dest: Array, span: int) -> Array:
     """Copy the slots of one buffer; the `span` slots that sources lie in are read as one slice."""
-    assert leaf.row is not None and leaf.slot is not None
-    axis = leaf.slot - (leaf.row < leaf.slot)  # of a row
+    axis = buffer.slot - (buffer.row < buffer.slot)  # of a row
 
     def one(row: Array, source: Array, dest: Array) -> Array:
         read = lax.dynamic_slice_in_dim(row, dest - 1, span, axis)
         picked = jnp.take(read, source - (dest - 1), axis=axis, mode="clip")
         return lax.dynamic_update_slice_in_dim(row, picked, dest, axis)
 
-    return jax.vmap(one, in_axes=(leaf.row, 0, 0), out_axes=leaf.row)(buffer, source, dest)
+    return jax.vmap(one, in_axes=(buffer.row, 0, 0), out_axes=buffer.row)(x, source, dest)

@@ -19,25 +19,48 @@ InitCache = Callable[[int, int, jnp.dtype], Any]
 """`init_cache(batch, slots, dtype)`: an empty cache, any tree of arrays."""
 
 _ROWS, _SLOTS = (2, 3), (16, 24)  # sizes to tell the axes by; the rest of a cache keeps its own
+_SCRATCH = 512  # a cache has room for a draft beyond the last position
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """One array of a cache.
+class Buffer:
+    """An array that holds something of every slot.
 
     Attributes:
       name: where it is in the cache, such as `['layer_0']['k']`.
-      row: axis of rows; None: it has none (an index that all rows share).
-      slot: axis of slots; None: this is an index of the next slot.
-      shape: shape of an index for one row.
-      dtype: of an index.
+      row: axis of rows.
+      slot: axis of slots.
+    """
+
+    name: str
+    row: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """Whole numbers that say which slot is next.
+
+    Attributes:
+      name: where they are in the cache.
+      row: axis of rows; None: one index for all rows.
+      shape: of one row's.
+      dtype: of the array.
     """
 
     name: str
     row: int | None
-    slot: int | None
     shape: tuple[int, ...]
     dtype: Any
+
+    def at(self, write_at: Int[Array, " B"]) -> Array:
+        """Return the index of the slots `write_at[b]`; of row 0's where rows share one."""
+        at = write_at.astype(self.dtype)
+        if self.row is None:
+            return jnp.broadcast_to(at[0], self.shape)
+        rows = tuple(-1 if axis == self.row else 1 for axis in range(len(self.shape)))
+        shape = tuple(len(at) if axis == self.row else n for axis, n in enumerate(self.shape))
+        return jnp.broadcast_to(at.reshape(rows), shape)
 
 
 @dataclass(frozen=True)
@@ -50,43 +73,29 @@ class CacheForm:
     """
 
     tree: Any
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[Buffer | Index, ...]
 
     @property
-    def buffers(self) -> tuple[Leaf, ...]:
+    def buffers(self) -> tuple[Buffer, ...]:
         """The arrays that hold slots: all that is carried from call to call."""
-        return tuple(leaf for leaf in self.leaves if leaf.slot is not None)
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Buffer))
 
     def slots(self, buffers: tuple[Array, ...]) -> int:
         """Return how many slots a row has."""
-        axis = self.buffers[0].slot
-        assert axis is not None
-        return buffers[0].shape[axis]
+        return buffers[0].shape[self.buffers[0].slot]
 
     def pack(self, cache: Any) -> tuple[Array, ...]:
         """Return the buffers of a foreign cache."""
-        arrays = jax.tree.leaves(cache)
-        return tuple(
-            x for x, leaf in zip(arrays, self.leaves, strict=True) if leaf.slot is not None
-        )
+        pairs = zip(jax.tree.leaves(cache), self.leaves, strict=True)
+        return tuple(x for x, leaf in pairs if isinstance(leaf, Buffer))
 
     def unpack(self, buffers: tuple[Array, ...], write_at: Int[Array, " B"]) -> Any:
         """Return the foreign cache whose next token goes to slot `write_at[b]`."""
         rest = iter(buffers)
         arrays = [
-            _index(leaf, write_at) if leaf.slot is None else next(rest) for leaf in self.leaves
+            leaf.at(write_at) if isinstance(leaf, Index) else next(rest) for leaf in self.leaves
         ]
         return jax.tree.unflatten(self.tree, arrays)
-
-
-def _index(leaf: Leaf, write_at: Int[Array, " B"]) -> Array:
-    """Return an index leaf for the rows of a call: one row where it has no axis of rows."""
-    shape, at = list(leaf.shape), write_at.astype(leaf.dtype)
-    if leaf.row is None:
-        return jnp.broadcast_to(at[0], shape)
-    shape[leaf.row] = at.shape[0]
-    at = at.reshape([-1 if axis == leaf.row else 1 for axis in range(len(shape))])
-    return jnp.broadcast_to(at, shape)
 
 
 def form_of(init_cache: InitCache, dtype: jnp.dtype, most: int) -> CacheForm:
@@ -95,7 +104,7 @@ def form_of(init_cache: InitCache, dtype: jnp.dtype, most: int) -> CacheForm:
     Args:
       init_cache: the function.
       dtype: that the model computes in.
-      most: the most slots that the model would be asked for.
+      most: positions that the model was made for.
 
     Raises:
       ValueError: an array is neither a buffer nor an index: what it holds cannot be rolled back.
@@ -104,37 +113,50 @@ def form_of(init_cache: InitCache, dtype: jnp.dtype, most: int) -> CacheForm:
     def shapes(batch: int, slots: int) -> Any:
         return jax.eval_shape(lambda: init_cache(batch, slots, dtype))
 
-    sizes = ((_ROWS[0], _SLOTS[0]), (_ROWS[1], _SLOTS[0]), (_ROWS[0], max(_SLOTS[1], most)))
-    some, more_rows, more_slots = (shapes(*size) for size in sizes)
-    flat, tree = jax.tree_util.tree_flatten_with_path(some)
-    others = (jax.tree.leaves(more_rows), jax.tree.leaves(more_slots))
+    most = max(_SLOTS[1], most + _SCRATCH)
+    flat, tree = jax.tree_util.tree_flatten_with_path(shapes(_ROWS[0], _SLOTS[0]))
+    sizes = ((_ROWS[1], _SLOTS[0]), (_ROWS[0], most))
+    others = [jax.tree.leaves(shapes(*size)) for size in sizes]
     if not flat or any(len(flat) != len(other) for other in others):
         raise ValueError(
             f"init_cache gives {len(flat)} arrays for {_ROWS[0]} rows and {len(others[0])} for "
             f"{_ROWS[1]}: give a tree of the same arrays for any number of rows and slots, such as "
             "keys and values of each layer"
         )
-    leaves = []
-    for (path, leaf), rows, slots in zip(flat, *others, strict=True):
-        name = jax.tree_util.keystr(path)
-        row = _axis(leaf, rows, _ROWS)
-        slot = _axis(leaf, slots, (_SLOTS[0], sizes[2][1]))
-        whole = jnp.issubdtype(leaf.dtype, jnp.integer)
-        if slot is None and not (whole and leaf.shape == slots.shape):
-            raise ValueError(_no_slots(name, slots, sizes[2][1]))
-        if slot is not None and row is None:
-            raise ValueError(
-                f"the cache's {name} {shown(leaf)} has no axis of {_ROWS[0]} rows: rows have "
-                "lengths of their own: give it one"
-            )
-        shape = tuple(1 if axis == row else n for axis, n in enumerate(leaf.shape))
-        leaves.append(Leaf(name, row, slot, shape if slot is None else (), leaf.dtype))
-    if all(leaf.slot is None for leaf in leaves):
+    leaves = tuple(
+        _leaf(jax.tree_util.keystr(path), leaf, rows, slots, most)
+        for (path, leaf), rows, slots in zip(flat, *others, strict=True)
+    )
+    if not any(isinstance(leaf, Buffer) for leaf in leaves):
         raise ValueError(
             f"the cache has no array with an axis of {_SLOTS[0]} slots: the model must keep keys "
             "and values of its text: give an init_cache that makes room for them"
         )
-    return CacheForm(tree, tuple(leaves))
+    return CacheForm(tree, leaves)
+
+
+def _leaf(name: str, some: Any, more_rows: Any, more_slots: Any, most: int) -> Buffer | Index:
+    """Tell what an array is by its shapes in caches of several sizes.
+
+    Raises:
+      ValueError: it is neither a buffer nor an index.
+    """
+    row, slot = _axis(some, more_rows, _ROWS), _axis(some, more_slots, (_SLOTS[0], most))
+    if slot is None:
+        if not jnp.issubdtype(some.dtype, jnp.integer) or some.shape != more_slots.shape:
+            raise ValueError(
+                f"the cache's {name} {shown(more_slots)} has no axis of {most} slots where {most} "
+                "were asked for: a draft that is not accepted could not be taken out of it again: "
+                "give keys and values of every slot (no rolling window, no state of the whole text)"
+            )
+        shape = tuple(1 if axis == row else n for axis, n in enumerate(some.shape))
+        return Index(name, row, shape, some.dtype)
+    if row is None:
+        raise ValueError(
+            f"the cache's {name} {shown(some)} has no axis of {_ROWS[0]} rows: rows have lengths "
+            "of their own: give it one"
+        )
+    return Buffer(name, row, slot)
 
 
 def _axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
@@ -157,11 +179,3 @@ def shown(leaf: Any) -> str:
     if not hasattr(leaf, "shape"):
         return f"a {type(leaf).__name__}"
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def _no_slots(name: str, leaf: Any, slots: int) -> str:
-    return (
-        f"the cache's {name} {shown(leaf)} has no axis of {slots} slots where {slots} were asked "
-        "for: a draft that is not accepted could not be taken out of it again: give keys and "
-        "values of every slot (no rolling window, no state of the whole text)"
-    )

@@ -112,11 +112,11 @@ def gives(logits=None, cache=None):
 REFUSED = {
     "a state of the whole text": (
         {"make": cache_of(state=lambda b, s: jnp.zeros((b, 8)))},
-        r"the cache's \['state'\] float32\[2,8\] has no axis of 4096 slots .* not accepted",
+        r"the cache's \['state'\] float32\[2,8\] has no axis of 4608 slots .* not accepted",
     ),
     "a rolling window": (
         {"make": cache_of(k=lambda b, s: jnp.zeros((b, min(s, 512), 4)))},
-        r"the cache's \['k'\] float32\[2,512,4\] has no axis of 4096 slots .*no rolling window",
+        r"the cache's \['k'\] float32\[2,512,4\] has no axis of 4608 slots .*no rolling window",
     ),
     "slots that rows share": (
         {"make": cache_of(position=lambda b, s: jnp.zeros(s))},
