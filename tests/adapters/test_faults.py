@@ -10,15 +10,20 @@ import pytest
 from mtad_jax import generate, recipes
 from mtad_jax.testing import check_causal_lm, table_lm
 
+SPECULATIVE = recipes.speculative(2)
 OURS = table_lm(foreign.TABLE)
+
+
+def decoded(target, draft, strategy=SPECULATIVE):
+    prompts = [[1, 2, 3], [4, 0, 0]]
+    return generate(target, prompts, [3, 1], strategy=strategy, draft=draft, max_new_tokens=12)
 
 
 def test_a_foreign_table_is_ours():
     lm = foreign.adapted()
     check_causal_lm(lm, partner=OURS, atol=0)
-    call = {"strategy": recipes.mmtad(3, 2), "draft": OURS, "max_new_tokens": 12}
-    one, two = (generate(x, [[1, 2, 3], [4, 0, 0]], [3, 1], **call) for x in (lm, OURS))
-    np.testing.assert_array_equal(one.tokens, two.tokens)
+    rule = recipes.mmtad(3, 2)
+    np.testing.assert_array_equal(decoded(lm, OURS, rule).tokens, decoded(OURS, OURS, rule).tokens)
 
 
 def test_rows_together_are_the_rows_apart():
@@ -66,31 +71,25 @@ def test_a_fault_is_named(name):
 def test_a_model_of_chains_runs_chains_and_is_refused_trees_before_anything_compiles():
     chains = foreign.adapted(foreign.own_both, trees=False)
     check_causal_lm(chains, partner=OURS, atol=0)
-    for name, target, draft in (("target", chains, OURS), ("draft", OURS, chains)):
-        call = {"draft": draft, "max_new_tokens": 12, "seed": 1}
-        got, want = (
-            generate(*pair, strategy=recipes.speculative(3), **call)
-            for pair in ((target, [[1, 2]], [2]), (OURS, [[1, 2]], [2]))
-        )
-        np.testing.assert_array_equal(got.tokens, want.tokens, err_msg=name)
+    got, want = decoded(chains, chains), decoded(OURS, OURS)
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    for pair in ((chains, OURS), (OURS, chains)):
         with pytest.raises(
             ValueError, match="a model runs chains only .*: use a strategy that dra"
         ):
-            generate(target, [[1, 2]], [2], strategy=recipes.mmtad(3, 2), **call)
+            decoded(*pair, recipes.mmtad(3, 2))
 
 
 def test_vocabularies():
     wide = foreign.adapted(table=np.pad(foreign.TABLE, ((0, 0), (0, 4)), constant_values=50.0))
-    call = {"strategy": recipes.speculative(2), "max_new_tokens": 12}
     with pytest.raises(AssertionError, match="vocabulary 16 != the partner's 12: .* vocab=<real"):
         check_causal_lm(wide, partner=OURS)
     with pytest.raises(
         ValueError, match="draft vocabulary 12 != target vocabulary 16: .* vocab=12"
     ):
-        generate(wide, [[1]], [1], draft=OURS, **call)
-    padded = dataclasses.replace(wide, vocab=12)
-    one, two = (generate(x, [[1]], [1], draft=OURS, **call) for x in (padded, OURS))
-    np.testing.assert_array_equal(one.tokens, two.tokens)
+        decoded(wide, OURS)
+    got, want = decoded(dataclasses.replace(wide, vocab=12), OURS), decoded(OURS, OURS)
+    np.testing.assert_array_equal(got.tokens, want.tokens)
 
 
 def cache_of(**changes):

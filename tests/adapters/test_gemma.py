@@ -33,10 +33,7 @@ def adapted(layers):
         local_base_frequency=10_000, global_base_frequency=1_000_000,
     )  # fmt: skip
 
-    class Tiny(gm.nn.Transformer):
-        config: _config.TransformerConfig = config
-
-    module = Tiny(dtype=jnp.float32)
+    module = gm.nn.Transformer(config=config, dtype=jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     leaves, tree = jax.tree.flatten(shapes["params"])
     keys = jax.random.split(jax.random.key(1), len(leaves))

@@ -1,5 +1,7 @@
 """Models of tunix (PyPI: google-tunix) as target and draft, by the snippets of the page."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,11 +64,17 @@ def gemma():
     return made(gemma2.Gemma, config=config)
 
 
+@functools.cache
+def page_of_qwen():
+    replace = ("151669", str(VOCAB))
+    return run_snippet(
+        "own_model.md", "given `model`, of tunix.models.qwen3", replace, model=qwen()
+    )
+
+
 def adapted(model, **changes):
     """Return a model by the page's `call`, its cache by its own means or by the page's."""
-    call = run_snippet(
-        "own_model.md", "given `model`, of tunix.models.qwen3", ("151669", str(VOCAB)), model=qwen()
-    )["call"]
+    call = page_of_qwen()["call"]
     page = run_snippet("own_model.md", "given `model`, of tunix.models.llama3", model=model)
     init_cache = getattr(model, "init_cache", page["init_cache"])
     return adapters.from_nnx(model, call, init_cache, **({"max_positions": 64} | changes))
