@@ -2,7 +2,7 @@
 
 A rule is a *drafter*, which proposes a tree of tokens (`DraftTree`), and a *verifier*, which says
 how much of it stays (`Verdict`), joined by `mtad_jax.DraftVerify`. The protocols `Drafter` and
-`Verifier` say what is asked of each.
+`Verifier` say what is asked of each, `Strategy` what of a rule that is made otherwise.
 
 What a verifier takes and gives:
     Verdict, DraftTree, Lossy and Lossless (what holds of nearly every verifier), check_chain,
