@@ -27,6 +27,7 @@ from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.traversal import Traversal
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
 from mtad_jax.decode.verifiers.mentored import Mentored
 from mtad_jax.decode.verifiers.plain import Ancestral, Argmax
@@ -227,6 +228,21 @@ def mcsd(branching: tuple[int, ...] = (4, 2, 2)) -> DraftVerify:
     return DraftVerify(Tree(_levels(branching), replace=False), TreeRejection(replace=False))
 
 
+def traversal(branching: tuple[int, ...] = (4, 2, 2), replace: bool = False) -> DraftVerify:
+    """Tree speculation whose paths are tested whole, from the leaves up (traversal). Lossless.
+
+    On a chain (1, 1, ...) it is block verification.
+
+    Args:
+      branching: children of each node, level by level; without replacement at most the tokens that
+        the warp keeps.
+      replace: whether siblings are drawn with replacement, as specinfer's, or without, as mcsd's.
+
+    Source: arXiv 2505.12398.
+    """
+    return DraftVerify(Tree(_levels(branching), replace), Traversal(replace))
+
+
 def spectr(depth: int = 4, chains: int = 4, rho: str = "best") -> DraftVerify:
     """Several chains drawn from q, tried in order at every position (SpecTr's K-SEQ). Lossless.
 
@@ -404,6 +420,7 @@ RECIPES: dict[str, Callable[..., Strategy]] = {
     "block": block,
     "specinfer": specinfer,
     "mcsd": mcsd,
+    "traversal": traversal,
     "spectr": spectr,
     "typical": typical,
     "bild": bild,

@@ -50,6 +50,7 @@ def _lossless_rules(warp: Warp, k: int, w: int, tree: tuple[int, ...]) -> list[R
         of("block", warp, depth=k),
         of("specinfer", warp, branching=tree),
         of("mcsd", warp, branching=tree),
+        of("traversal", warp, branching=tree),
         of("spectr", warp, depth=k, chains=w),
         of("lookup", warp, depth=k),
     ]

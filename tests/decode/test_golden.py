@@ -43,6 +43,7 @@ RULES = {
     "block": recipes.block(4),
     "specinfer": recipes.specinfer((3, 2)),
     "mcsd": recipes.mcsd((3, 2)),
+    "traversal": recipes.traversal((3, 2)),
     "spectr": recipes.spectr(3, 3),
     "typical": recipes.typical(3, 3),
     "typical-tree": recipes.typical(3, 3, draft="tree"),

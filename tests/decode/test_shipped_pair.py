@@ -21,6 +21,7 @@ LOSSLESS = {
     "block": recipes.block(3),
     "specinfer": recipes.specinfer((3, 2)),
     "mcsd": recipes.mcsd((3, 2)),
+    "traversal": recipes.traversal((3, 2)),
     "spectr": recipes.spectr(2, 3),
     "lookup": recipes.lookup(3, 2),
 }

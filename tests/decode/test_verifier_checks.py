@@ -17,12 +17,16 @@ from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.traversal import Traversal
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
 from mtad_jax.decode.verifiers.rollback import Rollback
 from mtad_jax.decode.verifiers.threshold import Threshold
 from mtad_jax.decode.verifiers.typical import Typical
 
-LOSSLESS = [Rejection(), BlockVerification(), TreeRejection(True), TreeRejection(False), SpecTr()]
+LOSSLESS = [
+    Rejection(), BlockVerification(), TreeRejection(True), TreeRejection(False), Traversal(True),
+    Traversal(False), SpecTr(),
+]  # fmt: skip
 NAN = float("nan")
 CHAIN, BEST = Chain(2), Beam(2, 2, "search", "best")
 LATTICE = Beam(2, 2, "search", "tree")
@@ -43,6 +47,9 @@ TREE, DISTINCT, PAIRS = Tree((2, 1), True), Tree((2, 1), False), PairDraws(2, 2)
         (TreeRejection(True), LATTICE, "drafter=Beam: tree rejection needs tokens drawn"),
         (TreeRejection(True), DISTINCT, "replace=True: the tree is drawn with replace=False"),
         (TreeRejection(False), TREE, "replace=False: the tree is drawn with replace=True"),
+        (Traversal(True), LATTICE, "drafter=Beam: traversal verification needs tokens drawn"),
+        (Traversal(True), DISTINCT, "replace=True: the tree is drawn with replace=False"),
+        (Traversal(False), TREE, "replace=False: the tree is drawn with replace=True"),
         (SpecTr(), LATTICE, "drafter=Beam: SpecTr needs tokens drawn"),
         (SpecTr(), DISTINCT, r"branching=\(2, 1\): .* replace=True"),
         (SpecTr(), Tree((2, 2), True), r"branching=\(2, 2\): .* independent chains"),
@@ -78,6 +85,7 @@ def test_what_is_taken():
         *itertools.product(LOSSLESS, chains),
         *itertools.product(lossy, [*chains, BEST]),
         (TreeRejection(True), TREE), (TreeRejection(False), DISTINCT), (SpecTr(), TREE),
+        (Traversal(True), TREE), (Traversal(False), DISTINCT),
         *((Rollback(5.0), drafter) for drafter in (CHAIN, BEST, ConfidentChain(2, 0.6))),
         *((JointThreshold(0.5), drafter) for drafter in (*chains, BEST, LATTICE)),
         *((Typical(0.09, 0.3), drafter) for drafter in (LATTICE, TREE, DISTINCT)),

@@ -12,6 +12,7 @@ from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.traversal import Traversal
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
 from mtad_jax.decode.verifiers.plain import Argmax
 from mtad_jax.decode.verifiers.rollback import Rollback
@@ -47,7 +48,10 @@ def test_leniency_divides_q_but_not_the_residuals(judge):
     assert not recipes.lenient(2).lossless and recipes.lenient(2, 1.0).lossless
 
 
-LOSSLESS = [Rejection(), BlockVerification(), TreeRejection(True), TreeRejection(False), SpecTr()]
+LOSSLESS = [
+    Rejection(), BlockVerification(), TreeRejection(True), TreeRejection(False), Traversal(True),
+    Traversal(False), SpecTr(),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", LOSSLESS, ids=lambda rule: type(rule).__name__)
@@ -86,8 +90,9 @@ def test_a_residual_without_mass_is_the_p_before_it(judge, rule):
 def test_a_residual_without_mass_is_p_and_not_q(judge, replace):
     """Rounding at its worst: q is above p everywhere."""
     draft = draft_of((1,), (1,), [[0.9, 0.6]])
-    got, bonus = judge(TreeRejection(replace), draft, [[0.5, 0.5]] * 2, (0.9,))
-    assert got == 0 and bonus == [0.5, 0.5]
+    for rule in (TreeRejection(replace), Traversal(replace)):
+        got, bonus = judge(rule, draft, [[0.5, 0.5]] * 2, (0.9,))
+        assert got == 0 and bonus == [0.5, 0.5]
 
 
 def test_greedy_takes_the_likeliest_after_node_0():
@@ -98,6 +103,7 @@ def test_greedy_takes_the_likeliest_after_node_0():
     assert np.isneginf(got.bonus[0, [0, 2]]).all()
 
 
+@pytest.mark.parametrize("rule", [BlockVerification(), Traversal(True), Traversal(False)])
 @pytest.mark.parametrize(
     ("tokens", "u", "leaf", "bonus"),
     [
@@ -109,18 +115,19 @@ def test_greedy_takes_the_likeliest_after_node_0():
         ((0, 1), (0.144, 0.126), 0, [0, 1]),
     ],
 )
-def test_block_verification(judge, tokens, u, leaf, bonus):
+def test_block_and_traversal_verification_of_a_chain(judge, rule, tokens, u, leaf, bonus):
     p, q = [[0.5, 0.5], [0.9, 0.1], [0.3, 0.7]], [[0.8, 0.2], [0.5, 0.5]]
     draft = draft_of(tokens, (1, 1), q)
-    assert judge(BlockVerification(), draft, p, u) == (leaf, bonus)
+    assert judge(rule, draft, p, u) == (leaf, bonus)
 
 
-def test_block_verification_goes_on_after_a_token_that_is_too_likely(judge):
+@pytest.mark.parametrize("rule", [BlockVerification(), Traversal(True), Traversal(False)])
+def test_verification_goes_on_after_a_token_that_is_too_likely(judge, rule):
     """P_j is capped at 1, so what p gives too much of is not spent on later tokens."""
     p, q = [[0.8, 0.2], [0.5, 0.5], [0.3, 0.7]], [[0.2, 0.8], [0.8, 0.2]]
     draft = draft_of((0, 0), (1, 1), q)  # P_1 = min(1, 4) = 1, P_2 = 0.5/0.8 = 0.625
-    assert judge(BlockVerification(), draft, p, (NEVER, 0.62)) == (2, [0.3, 0.7])
-    assert judge(BlockVerification(), draft, p, (NEVER, 0.63)) == (1, [0, 1])
+    assert judge(rule, draft, p, (NEVER, 0.62)) == (2, [0.3, 0.7])
+    assert judge(rule, draft, p, (NEVER, 0.63)) == (1, [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,53 @@ def test_block_verification_goes_on_after_a_token_that_is_too_likely(judge):
 def test_siblings_are_tried_in_draw_order(judge, replace, u, leaf, bonus):
     draft = draft_of((0, 1, 2), (3,), [[0.6, 0.3, 0.1]])
     p = [[0.1, 0.5, 0.4], P1, P2, [1, 0, 0]]
-    assert judge(TreeRejection(replace), draft, p, u) == (leaf, bonus)
+    for rule in (TreeRejection(replace), Traversal(replace)):  # one level: the same rule
+        assert judge(rule, draft, p, u) == (leaf, bonus)
+
+
+# The paper's example (its sections 2.2 and 3.2): tokens a, b, c; every law of the tree is P or Q.
+P, Q = [0.3, 0.4, 0.3], [0.6, 0.3, 0.1]
+# Nodes: 1 a, 2 c; below 1: 3 b, 4 c; below 2: 5 a, 6 not drawn.
+TREE = ((0, 2, 1, 2, 0, 0), (2, 2), [Q] * 3)
+DRAWN = (True,) * 5 + (False,)
+
+
+@pytest.mark.parametrize(
+    ("replace", "u", "leaf", "bonus"),
+    [
+        # a(1) = 1/2, a(3) = 1/2 * 4/3 = 2/3: accepted below it, before its parent is looked at
+        (False, (0.0, 0.0, 0.666, 0.0, 0.0, 0.0), 3, P),
+        # then S = 0.15 - 0.1 = 0.05: a(1) = 0.05/0.55 = 1/11, p = c alone, q = 6/7, -, 1/7
+        (False, (0.0, 0.0, 0.667, 0.636, 0.0, 0.0), 4, P),  # a(4) = (1/11)/(1/7) = 7/11
+        # then max(0, 1/11 - 1/7) = 0: a(1) = 0. The root: p = 0, 1/3, 2/3; q = -, 3/4, 1/4
+        # a(2) = min(1, 8/3) = 1, a(5) = 1/2
+        (False, (0.0, NEVER, 0.667, 0.637, 0.499, 0.0), 5, P),
+        # node 5 left max(0, P - Q) = 0, 0.1, 0.2
+        (False, (0.0, NEVER, 0.667, 0.637, 0.501, 0.0), 2, [0, 0.33333, 0.66667]),
+        # with replacement q stays: a(4) = (1/11)/(1/10) = 10/11, then 1/11 < 1/10
+        (True, (0.0, 0.0, 0.667, 0.909, 0.0, 0.0), 4, P),
+        (True, (0.0, NEVER, 0.667, 0.910, 0.501, 0.0), 2, [0, 0.33333, 0.66667]),
+    ],
+)
+def test_traversal_verification_of_the_papers_example(judge, replace, u, leaf, bonus):
+    draft = draft_of(*TREE, valid=DRAWN)
+    assert judge(Traversal(replace), draft, [P] * 7, u) == (leaf, bonus)
+
+
+def test_a_parent_is_tested_with_what_its_children_left(judge):
+    """Node 1 keeps a budget after both children, and the bonus is what they did not cover."""
+    p, q = [[0.5, 0.5, 0], [0.1, 0.2, 0.7]], [[0.8, 0.2, 0], [0.6, 0.3, 0.1]]
+    # a(1) = 5/8. Tokens 0 and 1 below it: S = 0.4375 - 0.1 = 0.3375, a = 0.3375/0.7125 = 9/19
+    # and p = token 2. Without replacement q = -, 3/4, 1/4: S = 9/19 - 1/4 = 17/76,
+    # a = (17/76)/(17/76 + 10/19) = 17/57; with it S = 9/19 - 1/10 = 71/190, a = 71/171.
+    tokens, laws = (0, 1, 0, 1, 0, 0), [p[0], p[1], *[P] * 5]
+    draft = draft_of(tokens, (2, 2), [q[0], q[1], Q], valid=(True, False, True, True, False, False))
+    for replace, least in [(False, 17 / 57), (True, 71 / 171)]:
+        below, above = least - 1e-4, least + 1e-4
+        u = [below, 0.0, 0.2085, 0.0, 0.0, 0.0]  # a(3) = 5/8 * 1/6 = 0.1042; token 1: p is 0
+        assert judge(Traversal(replace), draft, laws, u) == (1, [0, 0, 1])
+        u[0] = above  # the root: S = 0.3 of token 1, and no child is left
+        assert judge(Traversal(replace), draft, laws, u) == (0, [0, 1, 0])
 
 
 def test_equal_siblings_are_tried_one_by_one(judge):

@@ -26,6 +26,7 @@ RULES = {
     "block": recipes.block(2),
     "specinfer": recipes.specinfer((2, 1)),
     "mcsd": recipes.mcsd((2, 1)),
+    "traversal": recipes.traversal((2, 1)),
     "spectr": recipes.spectr(2, 2),
     "typical": recipes.typical(2, 2),
     "bild": recipes.bild(2),

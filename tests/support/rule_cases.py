@@ -60,6 +60,10 @@ def mcsd(*branching, **change):
     return tree_rule(ref.tree_round, branching, False, replace=False, **change)
 
 
+def traversal(*branching, replace, **change):
+    return tree_rule(ref.traversal_round, branching, replace, replace=replace, **change)
+
+
 def spectr(chains, depth, rho="best"):
     branching = (chains, *(1,) * (depth - 1))
     return tree_rule(ref.spectr_round, branching, True, rho=rho)

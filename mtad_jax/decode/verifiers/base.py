@@ -67,3 +67,12 @@ def check_drawn(drafter: Drafter, rule: str) -> None:
             f"drafter={name}: {rule} needs tokens drawn from q, not chosen ones: draft with Chain, "
             "Tree or Lookup"
         )
+
+
+def check_replace(drafter: Drafter, replace: bool) -> None:
+    """Raise ValueError where siblings are drawn in another way than they are judged."""
+    if not drafter.chain and getattr(drafter, "replace", None) != replace:
+        raise ValueError(
+            f"replace={replace}: the tree is drawn with replace={not replace}, and "
+            "judged otherwise the text would lose the target's law: give both the same"
+        )

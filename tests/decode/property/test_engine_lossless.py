@@ -124,6 +124,12 @@ def mcsd(branching, vocab, **setting):
     return Rule(recipes.mcsd(branching), expected, vocab, **shape, **setting)
 
 
+def traversal(branching, vocab, replace, **setting):
+    expected = tree_rule(ref.traversal_round, branching, replace, replace=replace)
+    shape = {"branching": branching, "replace": replace}
+    return Rule(recipes.traversal(branching, replace), expected, vocab, **shape, **setting)
+
+
 def spectr(depth, chains, vocab, rho="best", **setting):
     branching = (chains, *(1,) * (depth - 1))
     expected = tree_rule(ref.spectr_round, branching, True, rho=rho)
@@ -148,6 +154,9 @@ RULES = {
     "mcsd-4": mcsd((4,), 5, top_k=4),
     "mcsd-3-2": mcsd((3, 2), 6, controls=ALL_CONTROLS),
     "mcsd-2-2-1": mcsd((2, 2, 1), 5, top_k=4, apart=True),
+    "traversal-3-2": traversal((3, 2), 6, False, controls=ALL_CONTROLS),
+    "traversal-2-2-1": traversal((2, 2, 1), 5, True, top_k=4, apart=True),
+    "traversal-4": traversal((4,), 5, False, top_k=4),
     "spectr-3x2": spectr(3, 2, 6, controls=ALL_CONTROLS),
     "spectr-2x4": spectr(2, 4, 5, top_k=4, apart=True),
     "spectr-2x3-m": spectr(2, 3, 5, rho="chains", accepts_itself=False),
@@ -160,13 +169,15 @@ WRONG = {  # what the reference says of another rule
     "block-3": chain_rule(ref.lenient_round),
     "specinfer-3-2": tree_rule(ref.tree_round, (3, 2), True, replace=False),
     "mcsd-3-2": tree_rule(ref.tree_round, (3, 2), False, replace=True),
+    "traversal-3-2": tree_rule(ref.tree_round, (3, 2), False, replace=False),
     "spectr-3x2": tree_rule(ref.spectr_round, (2, 1, 1), True, rho="chains"),
 }
 
 
 HEAVY = {
     *("speculative-3", "speculative-1", "block-4", "specinfer-3", "specinfer-2-2-1", "mcsd-4"),
-    *("mcsd-2-2-1", "spectr-2x4", "spectr-2x3-m", "lookup-block"),
+    *("mcsd-2-2-1", "traversal-2-2-1", "traversal-4", "spectr-2x4"),
+    *("spectr-2x3-m", "lookup-block"),
 }
 
 

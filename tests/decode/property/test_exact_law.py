@@ -28,6 +28,7 @@ from mtad_jax.decode.verifiers import dsbd
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.traversal import Traversal
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
 from mtad_jax.decode.warp import Warp
 
@@ -87,6 +88,8 @@ ALL = {
     "specinfer 2, 1": recipes.specinfer((2, 1)),
     "mcsd 2": recipes.mcsd((2,)),
     "mcsd 2, 1": recipes.mcsd((2, 1)),
+    "traversal 2, 1": recipes.traversal((2, 1)),
+    "traversal 2, 1, anew": recipes.traversal((2, 1), replace=True),
     "spectr 2": recipes.spectr(1, 2),
     "spectr 3": recipes.spectr(1, 3),
     "spectr 2, 2 deep": recipes.spectr(2, 2),
@@ -102,6 +105,11 @@ LARGE = {
     "specinfer 1, 2": recipes.specinfer((1, 2)),
     "mcsd 2, 2": recipes.mcsd((2, 2)),
     "mcsd 3": recipes.mcsd((3,)),
+    "traversal 3": recipes.traversal((3,)),
+    "traversal 2, 2": recipes.traversal((2, 2)),
+    "traversal 2, 2, anew": recipes.traversal((2, 2), replace=True),
+    "traversal 1, 2": recipes.traversal((1, 2)),
+    "traversal, a chain": DraftVerify(Chain(3), Traversal(True)),
     "spectr 3, rho = m": recipes.spectr(1, 3, "chains"),
 }
 
@@ -124,7 +132,13 @@ def test_the_law_is_the_targets_of_larger_drafts_too(name):
     assert not worst(LARGE[name], {each: SETTINGS[each] for each in SEVERAL}, TEXTS[:1])
 
 
-@pytest.mark.parametrize("name", ["speculative 2", "block 2", "specinfer 2", "mcsd 2", "spectr 2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("speculative 2", "block 2", "specinfer 2", "mcsd 2", "traversal 2, 1"),
+        "spectr 2",
+    ],
+)
 def test_top_k_may_differ_between_draft_and_target(name):
     two, three = Warp(1.2, top_k=2), Warp(0.7, 0.8, 3)
     assert not worst(ALL[name], {"": setting(warp=three, draft_warp=two, end=2, vocab=4)})
@@ -212,6 +226,15 @@ class MergedSiblings(TreeRejection):
         return TreeRejection.verify(self, draft, logp, logits, keys, controls)
 
 
+@struct.dataclass
+class TheTargetsBonus(Traversal):
+    """Draws what follows from the target's law, not from what is left of it."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        leaf = Traversal.verify(self, draft, logp, logits, keys, controls).leaf
+        return Verdict(leaf, take(logp, leaf))
+
+
 FAULTY = {
     "lenient": recipes.lenient(2, leniency=0.5),
     "mtad's bonus": DraftVerify(Chain(2), TargetInsteadOfResidual()),
@@ -221,6 +244,8 @@ FAULTY = {
     "replaced, judged as if not": DraftVerify(Tree((2,), True), TreeRejection(False)),
     "not replaced, judged as if": DraftVerify(Tree((2,), False), TreeRejection(True)),
     "chains without replacement": DraftVerify(Tree((2,), False), SpecTr()),
+    "traversal, replaced, judged as if not": DraftVerify(Tree((2, 1), True), Traversal(False)),
+    "traversal, p for a bonus": DraftVerify(Tree((2, 1), False), TheTargetsBonus(False)),
 }
 
 

@@ -89,6 +89,9 @@ MORE_THAN = {  # the first accepts at least as much as the second, whatever the 
     "a third chain": (recipes.spectr(1, 3), recipes.spectr(1, 2)),
     "a second child": (recipes.specinfer((2,)), recipes.speculative(1)),
     "a second child, another": (recipes.mcsd((2,)), recipes.speculative(1)),
+    "whole paths": (recipes.traversal((2, 1)), recipes.mcsd((2, 1))),
+    "whole paths, drawn anew": (recipes.traversal((2, 1), True), recipes.specinfer((2, 1))),
+    "a second child of traversal": (recipes.traversal((2, 1)), recipes.block(2)),
 }
 
 
@@ -100,6 +103,29 @@ def test_who_accepts_more(name):
         for setting in PAIRS.values()
     ]
     assert np.min(gains) >= -ROUNDING and np.max(gains) > 0.01
+
+
+ALIKE = {  # the same draws give the same texts
+    "traversal of a chain": (recipes.traversal((1, 1, 1), True), recipes.block(3)),
+    "traversal of a chain, distinct": (recipes.traversal((1, 1, 1)), recipes.block(3)),
+    "traversal of one level": (recipes.traversal((3,)), recipes.mcsd((3,))),
+    "traversal of one level, anew": (recipes.traversal((2,), True), recipes.specinfer((2,))),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.slow
+def test_who_is_another_rule_draw_for_draw(name):
+    target, draft = (table_lm(table) for table in TABLES)
+    one, other = (
+        generate(
+            target, PROMPTS, np.full(len(PROMPTS), 2), strategy=strategy, draft=draft,
+            warp=Warp(1.1, 0.95), max_new_tokens=NEW, eos_id=END, seed=3,
+        )
+        for strategy in ALIKE[name]
+    )  # fmt: skip
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_array_equal(one.stats().accepted, other.stats().accepted)
 
 
 @pytest.mark.parametrize("draw", ["search", "sample"])
@@ -148,6 +174,7 @@ RULES = {
     "block": recipes.block(3),
     "specinfer": recipes.specinfer((2, 2)),
     "mcsd": recipes.mcsd((3, 1)),
+    "traversal": recipes.traversal((2, 2)),
     "spectr": recipes.spectr(2, 3),
     "typical": recipes.typical(3, 2),
     "bild": recipes.bild(3),

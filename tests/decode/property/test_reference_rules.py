@@ -14,6 +14,7 @@ from rule_cases import (
     pair,
     specinfer,
     spectr,
+    traversal,
     tree_rule,
     unsure,
 )
@@ -34,6 +35,13 @@ LOSSLESS = {
     "mcsd-3": (mcsd(3), 4),
     "mcsd-2-1": (mcsd(2, 1), 3),
     "mcsd-2-2": (mcsd(2, 2), 3),
+    "traversal-3": (traversal(3, replace=True), 3),
+    "traversal-2-2": (traversal(2, 2, replace=True), 2),
+    "traversal-2-1-anew": (traversal(2, 1, replace=True), 3),
+    "traversal-1-1-1": (traversal(1, 1, 1, replace=True), 2),
+    "traversal-3-distinct": (traversal(3, replace=False), 4),
+    "traversal-2-2-distinct": (traversal(2, 2, replace=False), 3),
+    "traversal-3-1-distinct": (traversal(3, 1, replace=False), 3),
     "spectr-3": (spectr(3, 1), 3),
     "spectr-3-m": (spectr(3, 1, "chains"), 3),
     "spectr-2-2": (spectr(2, 2), 3),
@@ -68,7 +76,9 @@ def test_the_law_of_two_tokens_is_the_targets(name, kind):
 
 
 @pytest.mark.parametrize("warp", [{"temperature": 0.6}, {"top_k": 2}, {"top_p": 0.7}])
-@pytest.mark.parametrize("name", ["block-2", "specinfer-2-2", "mcsd-2-2", "spectr-2-2"])
+@pytest.mark.parametrize(
+    "name", ["block-2", "specinfer-2-2", "mcsd-2-2", "traversal-2-2-distinct", "spectr-2-2"]
+)
 def test_target_and_draft_may_be_warped_apart(name, warp):
     build, vocab = LOSSLESS[name]
     tables = np.random.default_rng(5).normal(size=(2, 7, vocab))
@@ -84,7 +94,7 @@ def test_a_law_under_controls_is_kept_too():
         ref.ControlledLaw(ref.TableModel(t), penalty=1.7, ends=ends, min_length=4, min_p=0.1)
         for t in tables
     )
-    for name in ("block-2", "mcsd-2-1", "spectr-2-2"):
+    for name in ("block-2", "mcsd-2-1", "traversal-2-1-anew", "spectr-2-2"):
         assert off(LOSSLESS[name][0], target, draft, ends) < 1e-12
     law = law_of(LOSSLESS["block-2"][0], target, draft, ends)
     assert not any(set(text) & ends for text in law)  # both tokens come before the minimum
@@ -140,6 +150,12 @@ def joint_residual(target, draft, text, chain, chance, ends=frozenset()):
     return accepted, target(text + accepted)
 
 
+def traversal_with_the_targets_bonus(target, draft, text, tree, chance, ends, *, replace):
+    """The token after the accepted path from the target's law, not from what is left of it."""
+    accepted, follow = ref.traversal_round(target, draft, text, tree, chance, ends, replace=replace)
+    return accepted, None if follow is None else target(text + accepted)
+
+
 FAULTS = {
     "p instead of the residual": chain_rule(joint_residual, 2),
     "leniency": chain_rule(
@@ -151,6 +167,14 @@ FAULTS = {
     "equal siblings are merged": specinfer(3, change=merge_siblings),
     "drawn with, judged as without": tree_rule(ref.tree_round, (3,), True, replace=False),
     "drawn without, judged as with": tree_rule(ref.tree_round, (2,), False, replace=True),
+    "traversal, drawn with, judged as without": tree_rule(
+        ref.traversal_round, (3,), True, replace=False
+    ),
+    "traversal, siblings are sorted": traversal(2, 1, replace=False, change=sort_children),
+    "traversal, equal siblings are merged": traversal(3, replace=True, change=merge_siblings),
+    "traversal, the paper's last line taken literally": tree_rule(
+        traversal_with_the_targets_bonus, (2, 1), False, replace=False
+    ),
     "beams of width 2": beams(1, 2),
 }
 
@@ -193,10 +217,21 @@ def test_at_temperature_zero_the_text_is_greedys(name):
         chain_rule(ref.block_round, 2),
         specinfer(2, 1),
         mcsd(2, 1),
+        traversal(2, 1, replace=True),
+        traversal(2, 1, replace=False),
         spectr(2, 2),
         beams(2, 2),
     ],
-    ids=["rejection", "block", "specinfer", "mcsd", "spectr", "dsbd"],
+    ids=[
+        "rejection",
+        "block",
+        "specinfer",
+        "mcsd",
+        "traversal",
+        "traversal, distinct",
+        "spectr",
+        "dsbd",
+    ],
 )
 def test_a_draft_by_the_target_is_accepted_whole(build):
     target, _ = pair("plain", 3)

@@ -70,6 +70,7 @@ from reference.speculation import cut_at_end, residual, speculative_round
 from reference.tables import TableModel, law
 from reference.target_beams import beam_text, block_gap, exact_block, mtjd_block
 from reference.texts import decode, greedy
+from reference.traversal import traversal_round
 from reference.tree_rules import (
     Tree,
     best_rho,
@@ -175,6 +176,7 @@ __all__ = [
     "threshold_round",
     "towards_outcomes",
     "towards_round",
+    "traversal_round",
     "tree_round",
     "typical_round",
     "warp",

@@ -8,7 +8,7 @@ from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
-from mtad_jax.decode.verifiers.base import Lossless, check_drawn
+from mtad_jax.decode.verifiers.base import Lossless, check_drawn, check_replace
 from mtad_jax.decode.verifiers.lossless.residual import normalised
 from mtad_jax.types import Array, Bool, Float, Int, Key
 
@@ -36,11 +36,7 @@ class TreeRejection(Lossless):
     def check(self, drafter: Drafter, request: Request) -> None:
         """Raise ValueError on a draft not drawn from q, or drawn in the other way."""
         check_drawn(drafter, "tree rejection")
-        if not drafter.chain and getattr(drafter, "replace", None) != self.replace:
-            raise ValueError(
-                f"replace={self.replace}: the tree is drawn with replace={not self.replace}, and "
-                "judged otherwise the text would lose the target's law: give both the same"
-            )
+        check_replace(drafter, self.replace)
 
     def verify(
         self,
