@@ -13,6 +13,7 @@ from mtad_jax.decode.drafters.confident import ConfidentChain
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.none import NoDraft
 from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import check_depth
@@ -24,6 +25,7 @@ from mtad_jax.decode.verifiers.cascade import Cascade
 from mtad_jax.decode.verifiers.dsbd import DynamicWidth
 from mtad_jax.decode.verifiers.fuzzy import Fuzzy
 from mtad_jax.decode.verifiers.joint import JointThreshold
+from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
@@ -243,6 +245,20 @@ def traversal(branching: tuple[int, ...] = (4, 2, 2), replace: bool = False) -> 
     return DraftVerify(Tree(_levels(branching), replace), Traversal(replace))
 
 
+def rsd_s(depth: int = 4, width: int = 4) -> DraftVerify:
+    """Tree speculation over beams drawn without replacement (RSD-S). Lossless.
+
+    MMTAD's lattice, drawn instead of chosen: the lossless rule with a draft like its own.
+
+    Args:
+      depth: K, levels of the draft.
+      width: W, beams drawn a level; 1 is speculative sampling.
+
+    Source: arXiv 2402.14160.
+    """
+    return DraftVerify(StochasticBeams(depth, width), BeamRejection())
+
+
 def spectr(depth: int = 4, chains: int = 4, rho: str = "best") -> DraftVerify:
     """Several chains drawn from q, tried in order at every position (SpecTr's K-SEQ). Lossless.
 
@@ -421,6 +437,7 @@ RECIPES: dict[str, Callable[..., Strategy]] = {
     "specinfer": specinfer,
     "mcsd": mcsd,
     "traversal": traversal,
+    "rsd_s": rsd_s,
     "spectr": spectr,
     "typical": typical,
     "bild": bild,

@@ -51,6 +51,7 @@ def _lossless_rules(warp: Warp, k: int, w: int, tree: tuple[int, ...]) -> list[R
         of("specinfer", warp, branching=tree),
         of("mcsd", warp, branching=tree),
         of("traversal", warp, branching=tree),
+        of("rsd_s", warp, depth=k, width=w),
         of("spectr", warp, depth=k, chains=w),
         of("lookup", warp, depth=k),
     ]

@@ -98,11 +98,15 @@ def grow_beams(
     the model on the places of the depth before, so the last depth's places are not run.
 
     Draws: step d = 0 ... K - 1 takes Gumbel noise from `round_keys(key, length, DRAFT, d)`, of
-    shape (U, V) with `draw="sample"`, (widths[d], U, V) with "replace", U the places of depth d
-    (one at depth 0); with "search" none.
+    shape (U, V) with `draw="sample"` and "stochastic", (widths[d], U, V) with "replace", U the
+    places of depth d (one at depth 0); with "search" none. "stochastic" is stochastic beam search:
+    the noise of one step is consistent with that of the steps before (`truncated`), so that the
+    places of depth d are W distinct paths of d tokens drawn without replacement from q, in draw
+    order.
     """
     past, batch = history(state, controls, lm.vocab_size), state.length.shape[0]
     beams, first = first_beam(batch), 1
+    score = beams.logq  # log-weights with noise, of "stochastic"
     lattice = Lattice([], [first_window(batch, 1 + sum(widths))], [], [])
     for step, width in enumerate(widths):
         logp, noise = law(logits, past, controls, warp), None
@@ -110,7 +114,12 @@ def grow_beams(
             keys = random.round_keys(state.key, state.length, random.DRAFT, step)
             draws = (width,) if draw == "replace" else ()
             noise = random.gumbel(keys, draws + logp.shape[1:])
+            if draw == "stochastic":
+                noise = truncated(offers(beams, logp), noise, score)
         beams = beam_step(beams, logp, width, noise, controls)
+        if draw == "stochastic":
+            assert noise is not None
+            score = beams.logq + pick(noise, beams.parent, beams.token)
         lattice.levels.append(beams)
         lattice.windows.append(lattice_window(lattice.windows[-1], beams.parent, first))
         lattice.logp.append(logp)
@@ -144,12 +153,8 @@ def beam_step(
     Gumbel noise [B, U, V] draws without replacement, in proportion to the weights; with noise of
     their own, [B, W, U, V], the W draws are independent: the same pair may come again.
 
-    Each valid beam offers its tokens with q > 0; an ended one offers exactly one pair, itself with
-    its weight unchanged, at column 0 of its row.
     """
-    stay = jnp.where(jnp.arange(logq.shape[2]) == 0, 0.0, -jnp.inf)
-    pairs = beams.logq[:, :, None] + jnp.where(beams.ended[:, :, None], stay, logq)
-    pairs = jnp.where(beams.valid[:, :, None], pairs, -jnp.inf)
+    pairs = offers(beams, logq)
     if noise is None:
         weight, parent, token = _top_pairs(pairs, width)
     elif noise.ndim == 4:
@@ -166,6 +171,38 @@ def beam_step(
     filler &= valid
     ended = filler | (valid & controls.is_end(token))
     return Beams(token, parent, weight, valid, ended, filler)
+
+
+def offers(beams: Beams, logq: Float[Array, "B U V"]) -> Float[Array, "B U V"]:
+    """Return the log-weights of all pairs of a beam and a token; minus infinity: not on offer.
+
+    Each valid beam offers its tokens with q > 0; an ended one offers exactly one pair, itself with
+    its weight unchanged, at column 0 of its row.
+    """
+    stay = jnp.where(jnp.arange(logq.shape[2]) == 0, 0.0, -jnp.inf)
+    pairs = beams.logq[:, :, None] + jnp.where(beams.ended[:, :, None], stay, logq)
+    return jnp.where(beams.valid[:, :, None], pairs, -jnp.inf)
+
+
+def truncated(
+    pairs: Float[Array, "B U V"], noise: Float[Array, "B U V"], score: Float[Array, "B U"]
+) -> Float[Array, "B U V"]:
+    """Return noise under which the best pair of each beam has the beam's own score.
+
+    With s a pair's weight plus noise and m the largest s of its beam, the new sum t is given by
+    exp(-t) = exp(-score) - exp(-m) + exp(-s): the law of Gumbel noise given that its largest sum is
+    the score. The order within a beam stays.
+
+    Source: Kool et al. 2019, arXiv 1903.06059, section 4.2; computed as in its appendix B.3.
+    """
+    offered = pairs > -jnp.inf
+    total = jnp.where(offered, pairs + noise, -jnp.inf)
+    # At most 0, even where a compiler adds up the same sum twice, in two ways.
+    short = jnp.where(offered, total - jnp.max(total, axis=2, keepdims=True), 0.0)
+    short = jnp.minimum(short, 0.0)
+    above = jnp.where(offered, score[:, :, None] - total, 0.0) + jnp.log(-jnp.expm1(short))
+    new = score[:, :, None] - jnp.maximum(above, 0.0) - jnp.log1p(jnp.exp(-jnp.abs(above)))
+    return jnp.where(offered, new - pairs, 0.0)
 
 
 def _top_pairs(

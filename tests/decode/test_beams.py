@@ -14,9 +14,11 @@ from mtad_jax.decode.beams import (
     first_beam,
     first_window,
     lattice_window,
+    truncated,
 )
 from mtad_jax.decode.drafters.beam import Beam, _best_path, lattice_draft
 from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
 
@@ -91,6 +93,31 @@ def test_noise_decides_who_stays_and_not_their_weights():
     assert got.parent.tolist() == [[0, 0, 0]] and got.valid.all()
 
 
+def test_truncated_noise_gives_each_beams_best_pair_the_beams_score():
+    """By the definition, in f64; what is not on offer has no noise, and nothing is NaN."""
+    random = np.random.default_rng(0)
+    pairs = log(random.dirichlet(np.ones(5), (1, 3))).at[0, 0, 2].set(-INF).at[0, 2].set(-INF)
+    noise, score = random.gumbel(size=(1, 3, 5)), np.array([[-0.5, -5.0, -INF]])
+    got = np.asarray(truncated(pairs, jnp.asarray(noise, jnp.float32), jnp.asarray(score)), float)
+    assert np.isfinite(got).all()
+    assert not got[0, 2].any() and got[0, 0, 2] == 0
+    for beam, among in [(0, [0, 1, 3, 4]), (1, [0, 1, 2, 3, 4])]:
+        sums = (np.asarray(pairs, float) + noise)[0, beam, among]
+        new = -np.log(np.exp(-score[0, beam]) - np.exp(-sums.max()) + np.exp(-sums))
+        moved = (np.asarray(pairs, float) + got)[0, beam, among]
+        np.testing.assert_allclose(moved, new, rtol=2e-6)
+        assert moved.max() == pytest.approx(score[0, beam], rel=1e-6)
+        assert (np.argsort(moved) == np.argsort(sums)).all()
+
+
+def test_truncated_noise_of_pairs_far_below_the_best():
+    """Where one exponential is lost beside another."""
+    pairs = jnp.array([[[0.0, -200.0, -0.5]]])
+    got = truncated(pairs, jnp.array([[[90.0, 0.0, 90.4]]]), jnp.array([[-3.0]]))
+    want = [-3.0, -200.0, -3.0 - np.log1p(np.expm1(0.1) * np.exp(-93.0))]
+    np.testing.assert_allclose(np.asarray(pairs + got)[0, 0], want, rtol=1e-5)
+
+
 def test_a_place_sees_its_parents_path_and_itself():
     window = lattice_window(first_window(1, 5), jnp.array([[0, 0]]), 1)
     assert window[0].astype(int).tolist() == [[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]]
@@ -156,7 +183,7 @@ def test_the_whole_lattice_as_a_tree():
 def test_what_a_draft_of_beams_says_of_itself():
     best, tree = Beam(3, 2, "search", "best"), Beam(3, 2, "search", "tree")
     assert (best.nodes, best.chain, tree.chain) == (7, True, False)
-    assert PairDraws(3, 2).nodes == 7
-    for drafter in (best, tree, PairDraws(3, 2)):
+    assert PairDraws(3, 2).nodes == 7 == StochasticBeams(3, 2).nodes
+    for drafter in (best, tree, PairDraws(3, 2), StochasticBeams(3, 2)):
         assert drafter.needs_draft and not drafter.drawn
     assert best.candidate and not PairDraws(3, 2).candidate and not PairDraws(3, 2).chain

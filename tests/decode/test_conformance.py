@@ -39,6 +39,7 @@ RECIPES = {
     "mcsd": recipes.mcsd((2, 2)),
     "traversal": recipes.traversal((2, 2)),
     "traversal-anew": recipes.traversal((2, 2), replace=True),
+    "rsd_s": recipes.rsd_s(3, 3),
     "spectr": recipes.spectr(2, 3),
     "lookup": recipes.lookup(3, 1),
     "threshold": recipes.threshold(2, 2),

@@ -17,6 +17,7 @@ from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.confident import ConfidentChain
 from mtad_jax.decode.drafters.lookup import Lookup
+from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.generate import generate, prepare
 from mtad_jax.decode.request import Request
@@ -159,6 +160,52 @@ def test_siblings_without_replacement_differ_and_end_with_the_support():
         assert valid.tolist() == [i < support for i in range(4)]
         assert len(set(draft.tokens[row, 1:5][valid].tolist())) == valid.sum()
     assert not draft.valid[:, 1:5].all()
+
+
+def test_stochastic_beams_are_those_of_the_definition():
+    """Every place of every depth, and what a rule is told of it; some paths end."""
+    table, ids, ends, seed, shape = tables(1)[0], prompts(3), (4, 5), 7, (3, 3)
+    draft = propose(StochasticBeams(*shape), table_lm(table), ids, eos_id=list(ends), seed=seed)
+    drawn = noise(seed, lambda step: (1 if step == 0 else 3, 6))
+    law, filled = ref.ControlledLaw(ref.TableModel(table.astype(float)), 1.0), 0
+    assert draft.depth == (0, *[1] * 3, *[2] * 3, *[3] * 3) and draft.scratch == 10
+    for row, n in enumerate(LENGTHS):
+        text = tuple(ids[row, :n].tolist())
+        steps = [step[row] for step in drawn]
+        levels, gap = ref.perturbed_beams(law, text, *shape, frozenset(ends), steps)
+        assert gap > 1e-4
+        paths = {0: ()}
+        for node in range(1, 10):
+            step, place = divmod(node - 1, 3)
+            path = levels[step][place]
+            assert draft.valid[row, node] == (len(path) == step + 1)
+            if not draft.valid[row, node]:
+                assert draft.reference[row, node] == 0
+                continue
+            filled, parent = filled + 1, draft.parent[row, node]
+            paths[node] = (*paths[parent], int(draft.tokens[row, node]))
+            assert paths[node] == path
+            log_q = sum(law(text + path[:i])[token] for i, token in enumerate(path))
+            np.testing.assert_allclose(draft.reference[row, node], log_q, atol=1e-5)
+            np.testing.assert_allclose(draft.logq[row, parent], law(text + path[:-1]), atol=1e-5)
+            sees = {node} | set(np.flatnonzero(draft.window[row, parent]))
+            assert set(np.flatnonzero(draft.window[row, node])) == sees
+        assert draft.length[row] == len(levels[-1][0]) and not draft.filler.any()
+    assert 9 < filled < 9 * BATCH
+
+
+def test_one_stochastic_beam_is_the_chain_and_one_depth_the_tree():
+    lm, ids = table_lm(tables()[0]), prompts(0)
+    warp = Warp(1.0, 0.8)
+    for beams, other in [
+        (StochasticBeams(3, 1), Chain(3)),
+        (StochasticBeams(1, 4), Tree((4,), False)),
+    ]:
+        got, want = (propose(d, lm, ids, eos_id=5, warp=warp) for d in (beams, other))
+        np.testing.assert_array_equal(got.valid, want.valid)
+        np.testing.assert_array_equal(got.length, want.length)
+        np.testing.assert_allclose(got.reference[want.valid], want.reference[want.valid], atol=1e-6)
+        np.testing.assert_array_equal(got.tokens[want.valid], want.tokens[want.valid])
 
 
 def test_a_chain_that_is_never_unsure_is_the_chain():

@@ -44,6 +44,7 @@ RULES = {
     "specinfer": recipes.specinfer((3, 2)),
     "mcsd": recipes.mcsd((3, 2)),
     "traversal": recipes.traversal((3, 2)),
+    "rsd_s": recipes.rsd_s(4, 3),
     "spectr": recipes.spectr(3, 3),
     "typical": recipes.typical(3, 3),
     "typical-tree": recipes.typical(3, 3, draft="tree"),

@@ -22,6 +22,7 @@ LOSSLESS = {
     "specinfer": recipes.specinfer((3, 2)),
     "mcsd": recipes.mcsd((3, 2)),
     "traversal": recipes.traversal((3, 2)),
+    "rsd_s": recipes.rsd_s(3, 3),
     "spectr": recipes.spectr(2, 3),
     "lookup": recipes.lookup(3, 2),
 }

@@ -11,9 +11,11 @@ from mtad_jax.decode.drafters.confident import ConfidentChain
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.none import NoDraft
 from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.verifiers.joint import JointThreshold
+from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
@@ -30,6 +32,7 @@ LOSSLESS = [
 NAN = float("nan")
 CHAIN, BEST = Chain(2), Beam(2, 2, "search", "best")
 LATTICE = Beam(2, 2, "search", "tree")
+DRAWN = StochasticBeams(2, 2)
 TREE, DISTINCT, PAIRS = Tree((2, 1), True), Tree((2, 1), False), PairDraws(2, 2)
 
 
@@ -50,6 +53,10 @@ TREE, DISTINCT, PAIRS = Tree((2, 1), True), Tree((2, 1), False), PairDraws(2, 2)
         (Traversal(True), LATTICE, "drafter=Beam: traversal verification needs tokens drawn"),
         (Traversal(True), DISTINCT, "replace=True: the tree is drawn with replace=False"),
         (Traversal(False), TREE, "replace=False: the tree is drawn with replace=True"),
+        (BeamRejection(), LATTICE, "drafter=Beam: RSD-S tries .* draft with StochasticBeams"),
+        (BeamRejection(), DISTINCT, "drafter=Tree: RSD-S"),
+        (TreeRejection(False), DRAWN, "drafter=StochasticBeams: tree rejection needs tokens drawn"),
+        (Traversal(False), DRAWN, "drafter=StochasticBeams: traversal verification needs"),
         (SpecTr(), LATTICE, "drafter=Beam: SpecTr needs tokens drawn"),
         (SpecTr(), DISTINCT, r"branching=\(2, 1\): .* replace=True"),
         (SpecTr(), Tree((2, 2), True), r"branching=\(2, 2\): .* independent chains"),
@@ -85,7 +92,7 @@ def test_what_is_taken():
         *itertools.product(LOSSLESS, chains),
         *itertools.product(lossy, [*chains, BEST]),
         (TreeRejection(True), TREE), (TreeRejection(False), DISTINCT), (SpecTr(), TREE),
-        (Traversal(True), TREE), (Traversal(False), DISTINCT),
+        (Traversal(True), TREE), (Traversal(False), DISTINCT), (BeamRejection(), DRAWN),
         *((Rollback(5.0), drafter) for drafter in (CHAIN, BEST, ConfidentChain(2, 0.6))),
         *((JointThreshold(0.5), drafter) for drafter in (*chains, BEST, LATTICE)),
         *((Typical(0.09, 0.3), drafter) for drafter in (LATTICE, TREE, DISTINCT)),
@@ -121,6 +128,8 @@ def test_recipes_refuse(make, message):
         (recipes.speculative(513), "depth=513 must be <= 512: lower depth"),
         (recipes.speculative(2.0), r"depth=2\.0 must be a whole number: write it as an integer"),
         (recipes.speculative(True), "depth=True must be a whole number"),
+        (recipes.rsd_s(0, 2), "depth=0 must be >= 1"),
+        (recipes.rsd_s(2, 51), "width=51"),
         (recipes.mtad(2, 2.5), r"width=2\.5 must be a whole number"),
         (recipes.lookup(2, 1.0), r"ngram=1\.0 must be a whole number"),
         (recipes.mtjd(2, 2.5), r"width=2\.5 must be a whole number"),

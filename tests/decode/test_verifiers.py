@@ -1,5 +1,7 @@
 """Every rule on drafts small enough to judge by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hand_drafts import draft_of, log
 from mtad_jax import recipes
 from mtad_jax.decode import random
 from mtad_jax.decode.verifiers.joint import JointThreshold
+from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
@@ -50,7 +53,7 @@ def test_leniency_divides_q_but_not_the_residuals(judge):
 
 LOSSLESS = [
     Rejection(), BlockVerification(), TreeRejection(True), TreeRejection(False), Traversal(True),
-    Traversal(False), SpecTr(),
+    Traversal(False), BeamRejection(), SpecTr(),
 ]  # fmt: skip
 
 
@@ -216,6 +219,31 @@ def test_a_tree_starts_afresh_at_every_node(judge):
     assert judge(TreeRejection(True), draft, p, u) == (2, [1, 0, 0])
     u[4] = 0.49
     assert judge(TreeRejection(True), draft, p, u) == (5, [1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("second", "u", "leaf", "bonus"),
+    [
+        # Beams of two: nodes 1 a and 2 below the root, 3 a and 4 c both below node 1.
+        (2, (0.49, 0.0, 0.49, 0.0), 3, P),  # a: p/q = 1/2 at each depth
+        (2, (0.49, 0.0, 0.51, NEVER), 4, P),  # then p = 0, 1/3, 2/3 and q = -, 3/4, 1/4
+        (2, (0.51, NEVER, 0.0, 0.0), 2, P),  # node 2 is c, and has no child
+        (1, (0.51, 0.44, 0.0, 0.0), 2, P),  # node 2 is b: (1/3) / (3/4)
+        (1, (0.51, 0.45, 0.0, 0.0), 0, [0, 0, 1]),  # max(0, 1/3 - 3/4), max(0, 2/3 - 1/4)
+    ],
+)
+def test_rejection_over_beams(judge, second, u, leaf, bonus):
+    draft = draft_of((0, second, 0, 2), (2, 1), [Q] * 3)
+    draft = dataclasses.replace(draft, parent=jnp.array([[0, 0, 0, 1, 1]]))
+    assert judge(BeamRejection(), draft, [P] * 5, u) == (leaf, bonus)
+
+
+def test_a_beam_that_ended_has_no_children(judge):
+    draft = draft_of((0, 2, 0, 1), (2, 1), [Q] * 3, valid=(True, True, False, True))
+    draft = dataclasses.replace(draft, parent=jnp.array([[0, 0, 0, 1, 2]]))
+    assert judge(BeamRejection(), draft, [P] * 5, (0.49, 0.0, 0.0, 0.0)) == (1, P)
+    # b is not node 1's child, and below node 2 it always passes
+    assert judge(BeamRejection(), draft, [P] * 5, (0.51, NEVER, 0.0, NEVER)) == (4, P)
 
 
 def test_spectr_accepts_by_the_best_rho(judge):

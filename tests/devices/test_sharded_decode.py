@@ -27,6 +27,7 @@ RULES = {
     "specinfer": recipes.specinfer((2, 1)),
     "mcsd": recipes.mcsd((2, 1)),
     "traversal": recipes.traversal((2, 1)),
+    "rsd_s": recipes.rsd_s(2, 2),
     "spectr": recipes.spectr(2, 2),
     "typical": recipes.typical(2, 2),
     "bild": recipes.bild(2),

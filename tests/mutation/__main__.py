@@ -57,6 +57,7 @@ NEAREST = {
     "draft": ("test_draft",),
     "drafters/beam": ("test_beams",),
     "drafters/pairs": ("test_beams", "test_dsbd"),
+    "drafters/stochastic": ("test_drafters", "test_beams"),
     "drafters": ("test_loop", "test_drafters"),
     "generate": ("test_generate_errors",),
     "logits": ("test_logits",),

@@ -10,25 +10,23 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import reference as ref
+from exact_beams import propose_beams
+from exact_start import first_step, looking_at, start_of
 from exact_tests import Judge
-from flax import struct
 from jitted import jit_of_rule
 
-from mtad_jax.decode import draft_verify, loop, random
+from mtad_jax.decode import random
 from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.draft_verify import DraftVerify
+from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.warp import Warp
-from mtad_jax.testing import table_lm
 
-WIDTH, SLOTS = 8, 32  # of the texts, and of a cache
 _LOUD = 1e6  # noise that decides a draw
 
 
@@ -67,32 +65,25 @@ class Setting:
 
     def target(self) -> ref.Law:
         """The target's law of the next token, penalty, bans and minimum length included."""
+        return self._law(self.tables[0], self.warp)
+
+    def draft(self) -> ref.Law:
+        """The draft's."""
+        return self._law(self.tables[1], self.draft_warp or self.warp)
+
+    def _law(self, table: np.ndarray, warp: Warp) -> ref.Law:
         law = ref.ControlledLaw(
-            ref.TableModel(self.tables[0].astype(float)),
-            float(self.warp.temperature),
-            self.warp.top_k,
-            float(self.warp.top_p),
-            float(self.warp.min_p),
+            ref.TableModel(table.astype(float)),
+            float(warp.temperature),
+            warp.top_k,
+            float(warp.top_p),
+            float(warp.min_p),
             penalty=self.penalty,
             banned=self.banned,
             ends=self.ends,
             min_length=self.least,
         )
         return functools.cache(law)
-
-
-@struct.dataclass
-class _Look:
-    """A verifier that only shows what it was given; `commit` is replaced while it is traced."""
-
-    lossless = False
-
-    def check(self, drafter, request) -> None:
-        """Nothing can be out of range."""
-
-    def verify(self, draft, logp, logits, keys, controls) -> Any:
-        """Return the draft and the target's laws."""
-        return draft, logp, logits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,27 +143,20 @@ def propose(drafter, setting: Setting, texts: list[ref.Text]):
       draft, logp, logits, controls: what the verifier of a round is given.
     """
     wanted = _all_drafts(drafter, setting.vocab)
-    each, wanted = len(wanted), np.tile(wanted, (len(texts), 1))
-    ids = np.array([text + (0,) * (WIDTH - len(text)) for text in texts], np.int32)
-    length = np.array([len(text) for text in texts], np.int32)
-    target, draft = (table_lm(table) for table in setting.tables)
-    controls = setting.controls(len(wanted))
-    shown = _propose(
-        DraftVerify(drafter, _Look()),
-        target,
-        draft if drafter.needs_draft else None,
-        controls,
-        np.repeat(ids, each, axis=0),
-        np.repeat(length, each),
-        wanted,
-    )
+    given = start_of(drafter, setting, texts, len(wanted))
+    wanted = np.tile(wanted, (len(texts), 1))
+    shown = _propose(looking_at(drafter), *given, wanted)
+    controls = given[2]
     return wanted, *shown, controls
 
 
 def run_rounds(strategy: DraftVerify, setting: Setting, texts: list[ref.Text]) -> Rounds:
     """Run one round after each of `texts` on all drafts, under all outcomes of the tests."""
-    wanted, draft, logp, logits, controls = propose(strategy.drafter, setting, texts)
-    weight = _weights(strategy.drafter, draft, wanted)
+    if isinstance(strategy.drafter, StochasticBeams):
+        weight, draft, logp, logits, controls = propose_beams(strategy.drafter, setting, texts)
+    else:
+        wanted, draft, logp, logits, controls = propose(strategy.drafter, setting, texts)
+        weight = _weights(strategy.drafter, draft, wanted)
     np.testing.assert_allclose(weight.reshape(len(texts), -1).sum(axis=1), 1, atol=2e-6)
     mass = Judge(strategy.verifier, draft, logp, logits, controls).mass(weight)
     drawn = np.asarray(draft.valid) | (np.asarray(draft.depth) == 0)
@@ -243,17 +227,9 @@ def _propose(strategy, target, draft, controls, ids, length, wanted):
         # Without replacement: the first child is the loudest.
         return jnp.max(loud * (token.shape[2] - jnp.arange(token.shape[2])[:, None]), axis=2)
 
-    with (
-        mock.patch.object(random, "gumbel", gumbel if sizes else random.gumbel),
-        mock.patch.object(draft_verify, "commit", lambda state, tree, verdict, **_: verdict),
-    ):
-        state = loop.empty_state(
-            target, draft, strategy, controls, ids, length, length + 9, jnp.uint32(0),
-            jnp.arange(len(ids)), kinds=loop.kinds_of(strategy), slots=SLOTS,
-        )  # fmt: skip
-        # Not through `run`, whose compiled programs outlive the patches.
-        state = loop._prefill(target, draft, state, WIDTH)
-        return strategy.step(target, draft, state, controls)
+    return first_step(
+        strategy, target, draft, controls, ids, length, gumbel if sizes else random.gumbel
+    )
 
 
 def _weights(drafter, draft: DraftTree, wanted: np.ndarray) -> np.ndarray:

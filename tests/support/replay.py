@@ -125,6 +125,19 @@ def chain_noise(depth: int, vocab: int):
 
 
 @functools.cache
+def lattice_noise(depth: int, width: int, vocab: int):
+    """Gumbel noise [K, W, V] of a stochastic beam search, and the uniforms [K W] of its tests."""
+    of_beams = beam_noise(depth, width, vocab)
+
+    @jax.jit
+    def draw(keys, length):
+        keys_of_tests = random.round_keys(keys, length, random.ACCEPT)
+        return of_beams(keys, length), random.uniform(keys_of_tests, (depth * width,))
+
+    return draw
+
+
+@functools.cache
 def tree_noise(branching: tuple[int, ...], replace: bool, vocab: int):
     """Gumbel noise of the children of every node of every level, and the uniforms [N - 1]."""
     sizes = [math.prod(branching[:d]) for d in range(len(branching) + 1)]

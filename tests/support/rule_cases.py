@@ -64,6 +64,20 @@ def traversal(*branching, replace, **change):
     return tree_rule(ref.traversal_round, branching, replace, replace=replace, **change)
 
 
+def rsd_s(depth, width, change=lambda levels, draft, text: levels):
+    """Recursive rejection over beams drawn without replacement; `change` spoils the beams."""
+
+    def build(target, draft, ends):
+        def round_(text, chance):
+            levels = ref.drawn_beams(draft, text, depth, width, ends, chance)
+            levels = change(levels, draft, text)
+            return ref.beam_rejection_round(target, draft, text, levels, width, chance, ends)
+
+        return round_
+
+    return build
+
+
 def spectr(chains, depth, rho="best"):
     branching = (chains, *(1,) * (depth - 1))
     return tree_rule(ref.spectr_round, branching, True, rho=rho)

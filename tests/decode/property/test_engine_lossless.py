@@ -13,6 +13,7 @@ from replay_cases import (
     ALL_CONTROLS,
     SETTINGS,
     Case,
+    Expected,
     check_accepts_itself,
     check_greedy_at_zero,
     check_rounds,
@@ -21,6 +22,7 @@ from replay_cases import (
     given_tree,
     of_chain,
     of_tree,
+    sum_of,
     with_heavy,
 )
 
@@ -66,6 +68,28 @@ def tree_rule(rule, branching: tuple[int, ...], drawn_anew: bool, **setting):
     return build
 
 
+def beam_rule(rule, depth: int, width: int):
+    """A rule over beams drawn without replacement from the draft."""
+
+    def build(case: Case, _: int):
+        ends = frozenset(case.ends)
+
+        def expected(round_, noise, target, draft):
+            (gumbel, uniforms), text = noise, round_.text
+            levels, gap = ref.perturbed_beams(draft, text, depth, width, ends, gumbel)
+            chance = ref.Given(uniforms)
+            accepted, follow = rule(target, draft, text, levels, width, chance, ends)
+            return Expected(
+                accepted, follow, candidate=len(levels[-1][0]),
+                log_q=sum_of(draft, text, accepted),
+                rejected=len(accepted) < max(map(len, levels[-1])), gap=min(gap, chance.gap),
+            )  # fmt: skip
+
+        return expected
+
+    return build
+
+
 def lookup_rule(rule, ngram: int):
     """A rule over what the text itself continues with."""
 
@@ -96,6 +120,7 @@ class Rule:
     apart: bool = False
     branching: tuple[int, ...] = ()
     replace: bool = True
+    width: int = 0
     shortest: int = 1
     accepts_itself: bool = True
 
@@ -104,6 +129,8 @@ class Rule:
         return Case.draw(draw, *shape)
 
     def noise(self):
+        if self.width:
+            return replay.lattice_noise(self.strategy.depth, self.width, self.vocab)
         if self.branching:
             return replay.tree_noise(self.branching, self.replace, self.vocab)
         return replay.chain_noise(self.strategy.depth, self.vocab)
@@ -128,6 +155,11 @@ def traversal(branching, vocab, replace, **setting):
     expected = tree_rule(ref.traversal_round, branching, replace, replace=replace)
     shape = {"branching": branching, "replace": replace}
     return Rule(recipes.traversal(branching, replace), expected, vocab, **shape, **setting)
+
+
+def rsd_s(depth, width, vocab, **setting):
+    expected = beam_rule(ref.beam_rejection_round, depth, width)
+    return Rule(recipes.rsd_s(depth, width), expected, vocab, width=width, **setting)
 
 
 def spectr(depth, chains, vocab, rho="best", **setting):
@@ -157,6 +189,9 @@ RULES = {
     "traversal-3-2": traversal((3, 2), 6, False, controls=ALL_CONTROLS),
     "traversal-2-2-1": traversal((2, 2, 1), 5, True, top_k=4, apart=True),
     "traversal-4": traversal((4,), 5, False, top_k=4),
+    "rsd_s-3x3": rsd_s(3, 3, 6, controls=ALL_CONTROLS),
+    "rsd_s-2x4": rsd_s(2, 4, 5, top_k=4, apart=True),
+    "rsd_s-1x3": rsd_s(1, 3, 5),
     "spectr-3x2": spectr(3, 2, 6, controls=ALL_CONTROLS),
     "spectr-2x4": spectr(2, 4, 5, top_k=4, apart=True),
     "spectr-2x3-m": spectr(2, 3, 5, rho="chains", accepts_itself=False),
@@ -165,18 +200,25 @@ RULES = {
 }
 
 
+def in_reverse(target, draft, text, levels, width, chance, ends):
+    """RSD-S's rule, the last sibling first."""
+    turned = [level[::-1] for level in levels]
+    return ref.beam_rejection_round(target, draft, text, turned, width, chance, ends)
+
+
 WRONG = {  # what the reference says of another rule
     "block-3": chain_rule(ref.lenient_round),
     "specinfer-3-2": tree_rule(ref.tree_round, (3, 2), True, replace=False),
     "mcsd-3-2": tree_rule(ref.tree_round, (3, 2), False, replace=True),
     "traversal-3-2": tree_rule(ref.tree_round, (3, 2), False, replace=False),
+    "rsd_s-3x3": beam_rule(in_reverse, 3, 3),
     "spectr-3x2": tree_rule(ref.spectr_round, (2, 1, 1), True, rho="chains"),
 }
 
 
 HEAVY = {
     *("speculative-3", "speculative-1", "block-4", "specinfer-3", "specinfer-2-2-1", "mcsd-4"),
-    *("mcsd-2-2-1", "traversal-2-2-1", "traversal-4", "spectr-2x4"),
+    *("mcsd-2-2-1", "traversal-2-2-1", "traversal-4", "rsd_s-2x4", "rsd_s-1x3", "spectr-2x4"),
     *("spectr-2x3-m", "lookup-block"),
 }
 

@@ -22,14 +22,17 @@ from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.confident import ConfidentChain
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.verifiers import dsbd
+from mtad_jax.decode.verifiers.lossless import beams
+from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
 from mtad_jax.decode.verifiers.lossless.traversal import Traversal
-from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
+from mtad_jax.decode.verifiers.lossless.tree import TreeRejection, try_in_turn
 from mtad_jax.decode.warp import Warp
 
 SMALL = 1e-6  # rounding: f32, and tests of 24 bits
@@ -90,6 +93,8 @@ ALL = {
     "mcsd 2, 1": recipes.mcsd((2, 1)),
     "traversal 2, 1": recipes.traversal((2, 1)),
     "traversal 2, 1, anew": recipes.traversal((2, 1), replace=True),
+    "rsd_s 1, 3": recipes.rsd_s(1, 3),
+    "rsd_s 2, 2": recipes.rsd_s(2, 2),
     "spectr 2": recipes.spectr(1, 2),
     "spectr 3": recipes.spectr(1, 3),
     "spectr 2, 2 deep": recipes.spectr(2, 2),
@@ -110,6 +115,8 @@ LARGE = {
     "traversal 2, 2, anew": recipes.traversal((2, 2), replace=True),
     "traversal 1, 2": recipes.traversal((1, 2)),
     "traversal, a chain": DraftVerify(Chain(3), Traversal(True)),
+    "rsd_s 2, 1": recipes.rsd_s(2, 1),
+    "rsd_s 2, 3": recipes.rsd_s(2, 3),
     "spectr 3, rho = m": recipes.spectr(1, 3, "chains"),
 }
 
@@ -135,7 +142,7 @@ def test_the_law_is_the_targets_of_larger_drafts_too(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("speculative 2", "block 2", "specinfer 2", "mcsd 2", "traversal 2, 1"),
+        *("speculative 2", "block 2", "specinfer 2", "mcsd 2", "traversal 2, 1", "rsd_s 2, 2"),
         "spectr 2",
     ],
 )
@@ -235,6 +242,34 @@ class TheTargetsBonus(Traversal):
         return Verdict(leaf, take(logp, leaf))
 
 
+@struct.dataclass
+class InReverse(BeamRejection):
+    """Tries the last place of a depth first; of two beams a depth."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        order = jnp.array([0, 2, 1, 4, 3])
+        shuffled = dataclasses.replace(
+            draft, tokens=draft.tokens[:, order], valid=draft.valid[:, order],
+            parent=order[draft.parent][:, order], logq=draft.logq[:, order[:3]],
+        )  # fmt: skip
+        verdict = BeamRejection.verify(self, shuffled, logp[:, order], logits, keys, controls)
+        return Verdict(order[verdict.leaf], verdict.bonus)
+
+
+@struct.dataclass
+class AsIfReplaced(BeamRejection):
+    """Leaves q as it is after a failure."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        with mock.patch.object(beams, "try_in_turn", as_if_replaced):
+            return BeamRejection.verify(self, draft, logp, logits, keys, controls)
+
+
+def as_if_replaced(*args, replace):
+    """`try_in_turn` with replacement, whatever is asked."""
+    return try_in_turn(*args, replace=True)
+
+
 FAULTY = {
     "lenient": recipes.lenient(2, leniency=0.5),
     "mtad's bonus": DraftVerify(Chain(2), TargetInsteadOfResidual()),
@@ -246,6 +281,8 @@ FAULTY = {
     "chains without replacement": DraftVerify(Tree((2,), False), SpecTr()),
     "traversal, replaced, judged as if not": DraftVerify(Tree((2, 1), True), Traversal(False)),
     "traversal, p for a bonus": DraftVerify(Tree((2, 1), False), TheTargetsBonus(False)),
+    "rsd_s, siblings in reverse": DraftVerify(StochasticBeams(2, 2), InReverse()),
+    "rsd_s, judged as if replaced": DraftVerify(StochasticBeams(2, 2), AsIfReplaced()),
 }
 
 

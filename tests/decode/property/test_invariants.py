@@ -91,6 +91,7 @@ MORE_THAN = {  # the first accepts at least as much as the second, whatever the 
     "a second child, another": (recipes.mcsd((2,)), recipes.speculative(1)),
     "whole paths": (recipes.traversal((2, 1)), recipes.mcsd((2, 1))),
     "whole paths, drawn anew": (recipes.traversal((2, 1), True), recipes.specinfer((2, 1))),
+    "a second beam": (recipes.rsd_s(2, 2), recipes.speculative(2)),
     "a second child of traversal": (recipes.traversal((2, 1)), recipes.block(2)),
 }
 
@@ -110,6 +111,8 @@ ALIKE = {  # the same draws give the same texts
     "traversal of a chain, distinct": (recipes.traversal((1, 1, 1)), recipes.block(3)),
     "traversal of one level": (recipes.traversal((3,)), recipes.mcsd((3,))),
     "traversal of one level, anew": (recipes.traversal((2,), True), recipes.specinfer((2,))),
+    "one beam": (recipes.rsd_s(3, 1), recipes.speculative(3)),
+    "one depth of beams": (recipes.rsd_s(1, 3), recipes.mcsd((3,))),
 }
 
 
@@ -175,6 +178,7 @@ RULES = {
     "specinfer": recipes.specinfer((2, 2)),
     "mcsd": recipes.mcsd((3, 1)),
     "traversal": recipes.traversal((2, 2)),
+    "rsd_s": recipes.rsd_s(3, 2),
     "spectr": recipes.spectr(2, 3),
     "typical": recipes.typical(3, 2),
     "bild": recipes.bild(3),

@@ -1,5 +1,8 @@
 """The reference's comparators against exact laws: all drafts and all tests enumerated."""
 
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
 import reference as ref
@@ -12,6 +15,7 @@ from rule_cases import (
     lookup,
     mcsd,
     pair,
+    rsd_s,
     specinfer,
     spectr,
     traversal,
@@ -42,6 +46,11 @@ LOSSLESS = {
     "traversal-3-distinct": (traversal(3, replace=False), 4),
     "traversal-2-2-distinct": (traversal(2, 2, replace=False), 3),
     "traversal-3-1-distinct": (traversal(3, 1, replace=False), 3),
+    "rsd_s-1x3": (rsd_s(1, 3), 4),
+    "rsd_s-2x1": (rsd_s(2, 1), 3),
+    "rsd_s-2x2": (rsd_s(2, 2), 3),
+    "rsd_s-2x3": (rsd_s(2, 3), 3),
+    "rsd_s-3x2": (rsd_s(3, 2), 2),
     "spectr-3": (spectr(3, 1), 3),
     "spectr-3-m": (spectr(3, 1, "chains"), 3),
     "spectr-2-2": (spectr(2, 2), 3),
@@ -73,6 +82,24 @@ def test_the_law_of_two_tokens_is_the_targets(name, kind):
     prompt = (1, 0, 1, 0) if name.startswith("lookup") else PROMPT
     for ends in (frozenset(), frozenset({1})):
         assert off(build, *pair(kind, vocab), ends, prompt) < 1e-12
+
+
+@pytest.mark.parametrize("ends", [frozenset(), frozenset({1})], ids=["endless", "ends"])
+def test_perturbed_beams_are_drawn_without_replacement(ends):
+    """Every ordered draft comes as often by noise as by draws; 4.5 standard errors."""
+    draft, count, rng = pair("plain", 3, 1)[1], 4000, np.random.default_rng(0)
+    want, got = Counter(), Counter()
+    for levels, weight in ref.every(
+        lambda chance: ref.drawn_beams(draft, PROMPT, 2, 2, ends, chance)
+    ):
+        want[str(levels)] += weight
+    assert sum(want.values()) == pytest.approx(1) and len(want) > 40
+    for noise in rng.gumbel(size=(count, 2, 2, 3)):
+        got[str(ref.perturbed_beams(draft, PROMPT, 2, 2, ends, noise)[0])] += 1
+    assert got.keys() <= want.keys()
+    for levels, share in want.items():
+        error = math.sqrt(share * (1 - share) / count)
+        assert abs(got[levels] / count - share) < 4.5 * error + 1 / count, levels
 
 
 @pytest.mark.parametrize("warp", [{"temperature": 0.6}, {"top_k": 2}, {"top_p": 0.7}])
@@ -150,6 +177,20 @@ def joint_residual(target, draft, text, chain, chance, ends=frozenset()):
     return accepted, target(text + accepted)
 
 
+def by_token(levels, draft, text):
+    """Beams by their tokens instead of in draw order."""
+    return [sorted(level) for level in levels]
+
+
+def by_probability(levels, draft, text):
+    """Beams by falling probability, as a beam search has them."""
+
+    def log_q(path):
+        return sum(draft(text + path[:i])[token] for i, token in enumerate(path))
+
+    return [sorted(level, key=log_q, reverse=True) for level in levels]
+
+
 def traversal_with_the_targets_bonus(target, draft, text, tree, chance, ends, *, replace):
     """The token after the accepted path from the target's law, not from what is left of it."""
     accepted, follow = ref.traversal_round(target, draft, text, tree, chance, ends, replace=replace)
@@ -175,6 +216,8 @@ FAULTS = {
     "traversal, the paper's last line taken literally": tree_rule(
         traversal_with_the_targets_bonus, (2, 1), False, replace=False
     ),
+    "drawn beams, by their tokens": rsd_s(2, 2, change=by_token),
+    "drawn beams, by their probability": rsd_s(2, 2, change=by_probability),
     "beams of width 2": beams(1, 2),
 }
 
@@ -219,6 +262,7 @@ def test_at_temperature_zero_the_text_is_greedys(name):
         mcsd(2, 1),
         traversal(2, 1, replace=True),
         traversal(2, 1, replace=False),
+        rsd_s(2, 2),
         spectr(2, 2),
         beams(2, 2),
     ],
@@ -229,6 +273,7 @@ def test_at_temperature_zero_the_text_is_greedys(name):
         "mcsd",
         "traversal",
         "traversal, distinct",
+        "rsd_s",
         "spectr",
         "dsbd",
     ],

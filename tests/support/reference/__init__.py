@@ -67,6 +67,12 @@ from reference.exact_laws import (
 )
 from reference.lattices import Lattice, Node, draft_sample, draft_search
 from reference.speculation import cut_at_end, residual, speculative_round
+from reference.stochastic_beams import (
+    Levels,
+    beam_rejection_round,
+    drawn_beams,
+    perturbed_beams,
+)
 from reference.tables import TableModel, law
 from reference.target_beams import beam_text, block_gap, exact_block, mtjd_block
 from reference.texts import decode, greedy
@@ -96,6 +102,7 @@ __all__ = [
     "Kept",
     "Lattice",
     "Law",
+    "Levels",
     "Node",
     "Place",
     "Outcomes",
@@ -106,6 +113,7 @@ __all__ = [
     "accept_gap",
     "all_log_p",
     "argmax",
+    "beam_rejection_round",
     "beam_text",
     "best_rho",
     "bild_draft",
@@ -130,6 +138,7 @@ __all__ = [
     "draft_search",
     "draw_chain",
     "draw_tree",
+    "drawn_beams",
     "dsbd_kept",
     "dsbd_round",
     "dynamic_width",
@@ -154,6 +163,7 @@ __all__ = [
     "pair_draws",
     "passing",
     "place_of",
+    "perturbed_beams",
     "places_of_chain",
     "places_of_lattice",
     "places_of_tree",

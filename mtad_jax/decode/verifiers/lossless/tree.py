@@ -59,32 +59,36 @@ class TreeRejection(Lossless):
             child = first + place[:, None] * count + jnp.arange(count)
             tried = take(tree.valid, child) & going[:, None]
             p, q = jnp.exp(take(logp, leaf)), jnp.exp(take(tree.logq, leaf))
-            chosen, rest = self._try(p, q, take(tree.tokens, child), tried, take(u, child - 1))
+            chosen, rest = try_in_turn(
+                p, q, take(tree.tokens, child), tried, take(u, child - 1), replace=self.replace
+            )
             moves = chosen < count
             bonus = jnp.where((going & ~moves)[:, None], jnp.log(rest), bonus)
             leaf = jnp.where(moves, first + place * count + chosen, leaf)
             going = moves
         return Verdict(leaf, jnp.where(going[:, None], take(logp, leaf), bonus))
 
-    def _try(
-        self,
-        p: Float[Array, "B V"],
-        q: Float[Array, "B V"],
-        token: Int[Array, "B C"],
-        tried: Bool[Array, "B C"],
-        u: Float[Array, "B C"],
-    ) -> tuple[Int[Array, " B"], Float[Array, "B V"]]:
-        """Return which of C children is accepted (C: none), and p after those that were not."""
-        count = token.shape[1]
-        chosen = jnp.full(token.shape[:1], count)
-        for i in range(count):
-            own = token[:, i, None] == jnp.arange(p.shape[1])
-            p_x, q_x = take(p, token[:, i]), take(q, token[:, i])
-            test = tried[:, i] & (chosen == count)
-            passes = test & (u[:, i] * q_x < p_x)
-            chosen = jnp.where(passes, i, chosen)
-            fails = (test & ~passes)[:, None]
-            p = jnp.where(fails, normalised(jnp.maximum(p - q, 0.0), p), p)
-            if not self.replace:
-                q = jnp.where(fails, normalised(jnp.where(own, 0.0, q), q), q)
-        return chosen, p
+
+def try_in_turn(
+    p: Float[Array, "B V"],
+    q: Float[Array, "B V"],
+    token: Int[Array, "B C"],
+    tried: Bool[Array, "B C"],
+    u: Float[Array, "B C"],
+    *,
+    replace: bool,
+) -> tuple[Int[Array, " B"], Float[Array, "B V"]]:
+    """Return which of C siblings is accepted (C: none), and p after those that were not."""
+    count = token.shape[1]
+    chosen = jnp.full(token.shape[:1], count)
+    for i in range(count):
+        own = token[:, i, None] == jnp.arange(p.shape[1])
+        p_x, q_x = take(p, token[:, i]), take(q, token[:, i])
+        test = tried[:, i] & (chosen == count)
+        passes = test & (u[:, i] * q_x < p_x)
+        chosen = jnp.where(passes, i, chosen)
+        fails = (test & ~passes)[:, None]
+        p = jnp.where(fails, normalised(jnp.maximum(p - q, 0.0), p), p)
+        if not replace:
+            q = jnp.where(fails, normalised(jnp.where(own, 0.0, q), q), q)
+    return chosen, p
