@@ -6,14 +6,18 @@ design. `docs/strategies.md` has the table.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters.beam import Beam
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.confident import ConfidentChain
+from mtad_jax.decode.drafters.corpus import build_corpus
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.none import NoDraft
 from mtad_jax.decode.drafters.pairs import PairDraws
 from mtad_jax.decode.drafters.stochastic import StochasticBeams
+from mtad_jax.decode.drafters.suffix import Suffix
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import check_depth
@@ -342,6 +346,28 @@ def lookup(depth: int = 4, ngram: int = 3) -> DraftVerify:
     return DraftVerify(Lookup(depth, ngram), Rejection())
 
 
+def suffix(
+    depth: int = 4,
+    longest: int = 16,
+    corpus: str | Sequence[Sequence[int]] | np.ndarray | None = None,
+) -> DraftVerify:
+    """Draft what followed the longest end of the text that came before: no draft model. Lossless.
+
+    Args:
+      depth: K, most drafted tokens.
+      longest: longest run of tokens that is looked for.
+      corpus: .npy file of documents to look in, beside the text itself: token ids, a negative
+        number after each document. In Python also the array, or a list of ids a document.
+
+    Raises:
+      ValueError: a corpus that is none, or too large.
+
+    Source: arXiv 2411.10666; arXiv 2311.08252.
+    """
+    given = None if corpus is None else build_corpus(corpus, longest)
+    return DraftVerify(Suffix(depth, longest, given), Rejection())
+
+
 def mtad(
     depth: int = 4,
     width: int = 4,
@@ -443,6 +469,7 @@ RECIPES: dict[str, Callable[..., Strategy]] = {
     "bild": bild,
     "dsbd": dsbd,
     "lookup": lookup,
+    "suffix": suffix,
     "mtad": mtad,
     "mmtad": mmtad,
 }

@@ -54,6 +54,7 @@ def _lossless_rules(warp: Warp, k: int, w: int, tree: tuple[int, ...]) -> list[R
         of("rsd_s", warp, depth=k, width=w),
         of("spectr", warp, depth=k, chains=w),
         of("lookup", warp, depth=k),
+        of("suffix", warp, depth=k),
     ]
 
 

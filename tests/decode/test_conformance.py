@@ -42,6 +42,8 @@ RECIPES = {
     "rsd_s": recipes.rsd_s(3, 3),
     "spectr": recipes.spectr(2, 3),
     "lookup": recipes.lookup(3, 1),
+    "suffix": recipes.suffix(3, 4, np.random.default_rng(7).integers(-1, 12, 200)),
+    "suffix-text": recipes.suffix(3, 4),
     "threshold": recipes.threshold(2, 2),
     "threshold-chain": recipes.threshold(2, draft="chain"),
     "typical": recipes.typical(2, 2),
@@ -111,6 +113,7 @@ def llamas():
 
 # Each of these differs from another recipe in its draft only.
 VARIANTS = (
+    "suffix-text",
     "threshold-chain",
     "threshold-chosen",
     "mtad-chosen",

@@ -23,6 +23,11 @@ PROMPTS = (
     "The king had three daughters, and the youngest of them was so fair that",
 )
 NEW = 20
+CORPUS = (  # what the pair writes often
+    (401, 680, 264, 638, 1287, 416, 401, 680),
+    (266, 688, 347, 421, 982, 348, 300, 401, 680, 264, 600, 1988, 280),
+    (303, 266, 1203, 1988, 280, 264, 681, 1096),
+)
 RULES = {
     "greedy": recipes.greedy(),
     "sample": recipes.sample(),
@@ -51,6 +56,7 @@ RULES = {
     "bild": recipes.bild(5),
     "dsbd": recipes.dsbd(3, 3),
     "lookup": recipes.lookup(3, 2),
+    "suffix": recipes.suffix(4, 8, CORPUS),
     "mtad": recipes.mtad(4, 4),
     "mtad-sample": recipes.mtad(4, 4, 0.3, "sample"),
     "mmtad": recipes.mmtad(4, 4),

@@ -97,6 +97,20 @@ def lookup(rule, depth, ngram):
     return build
 
 
+def suffix(rule, depth, longest, documents):
+    """A rule over what followed the text's longest suffix in it or in documents."""
+
+    def build(target, draft, ends):
+        def round_(text, chance):
+            chain = ref.suffix_chain(text, documents, depth, longest, ends)
+            point = ref.point_law(text, chain, len(target(text)))
+            return rule(target, point, text, chain, chance, ends)
+
+        return round_
+
+    return build
+
+
 def beams(depth, width, least=0.8):
     """DSBD; of width 1 it is speculative sampling."""
 

@@ -1,11 +1,12 @@
 """What drafters share: the draft model's first call, and chains of nodes."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
 from mtad_jax.decode.draft import DraftTree, take
-from mtad_jax.decode.state import DecodeState
+from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
 
@@ -72,3 +73,22 @@ def chain_draft(
         depth=tuple(range(depth + 1)),
         scratch=depth + 1,
     )
+
+
+def point_chain(
+    state: DecodeState,
+    tokens: Int[Array, "B K"],
+    inside: Bool[Array, "B K"],
+    controls: Controls,
+    vocab: int,
+) -> DraftTree:
+    """Return what was found, not drawn, as a chain from point masses, cut after an end token.
+
+    `inside[b, k]` says which tokens were found: a row's first ones.
+    """
+    ends = jnp.cumsum(controls.is_end(tokens), axis=1)
+    before = jnp.pad(ends, ((0, 0), (1, 0)))[:, :-1]
+    reference = jnp.zeros((tokens.shape[0], tokens.shape[1] + 1), jnp.float32)
+    draft = chain_draft(state, tokens, inside & (before == 0), reference)
+    own = tokens[:, :, None] == jnp.arange(vocab)
+    return dataclasses.replace(draft, logq=jnp.where(own, 0.0, -jnp.inf))

@@ -1,17 +1,16 @@
 """Prompt lookup: the text's own repetitions as the draft, without a draft model."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
 
 from mtad_jax.decode.draft import DraftTree, take
-from mtad_jax.decode.drafters.base import OneChain, chain_draft
+from mtad_jax.decode.drafters.base import OneChain, point_chain
 from mtad_jax.decode.request import Request, check_depth, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.types import Array, Bool, Int
+from mtad_jax.types import Array, Int
 
 
 @struct.dataclass
@@ -56,23 +55,17 @@ class Lookup(OneChain):
     ) -> tuple[DraftTree, Any]:
         """Return the continuation as a chain; of `lm`, the target, only its vocabulary is read."""
         assert lm is not None
-        place, found = last_occurrence(state.tokens, state.length, self.ngram)
+        place, matched = last_occurrence(state.tokens, state.length, self.ngram)
         index = place[:, None] + 1 + jnp.arange(self.depth)
         tokens = take(state.tokens, jnp.minimum(index, state.length[:, None] - 1))
-        inside = found[:, None] & (index < state.length[:, None])
-        ends = jnp.cumsum(controls.is_end(tokens), axis=1)
-        before = jnp.pad(ends, ((0, 0), (1, 0)))[:, :-1]
-        valid = inside & (before == 0)
-        reference = jnp.zeros((tokens.shape[0], self.depth + 1), jnp.float32)
-        draft = chain_draft(state, tokens, valid, reference)
-        own = tokens[:, :, None] == jnp.arange(lm.vocab_size)
-        return dataclasses.replace(draft, logq=jnp.where(own, 0.0, -jnp.inf)), state.draft_cache
+        inside = (matched > 0)[:, None] & (index < state.length[:, None])
+        return point_chain(state, tokens, inside, controls, lm.vocab_size), state.draft_cache
 
 
 def last_occurrence(
     tokens: Int[Array, "B S"], length: Int[Array, " B"], ngram: int
-) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
-    """Return the slot in which the longest, then last, occurrence ends, and whether there is one.
+) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    """Return the slot in which the longest, then last, occurrence ends, and its n; 0: none.
 
     An occurrence of the last n <= `ngram` tokens ends at least one slot before the text does.
     """
@@ -85,4 +78,4 @@ def last_occurrence(
         run &= earlier == take(tokens, jnp.maximum(length - 1 - back, 0))[:, None]
         matched += run
     place = jnp.argmax(matched * slots + slot, axis=1)
-    return place, take(matched, place) > 0
+    return place, take(matched, place)

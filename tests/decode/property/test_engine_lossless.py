@@ -33,6 +33,8 @@ from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.warp import Warp
 
+DOCUMENTS = [(0, 1, 2, 3, 1, 1, 0), (2, 2, 0, 3), (3,), (1, 3, 2, 1, 0, 0, 2, 3, 3)]
+
 
 def chain_rule(rule):
     """A rule over a chain drawn from the draft."""
@@ -108,6 +110,24 @@ def lookup_rule(rule, ngram: int):
     return build
 
 
+def suffix_rule(longest: int, documents):
+    """A rule over what the text or a corpus continues with."""
+
+    def build(case: Case, depth: int):
+        ends = frozenset(case.ends)
+
+        def expected(round_, noise, target, draft):
+            chance, text = given_chain(noise), round_.text
+            chain = ref.suffix_chain(text, documents, depth, longest, ends)
+            point = ref.point_law(text, chain, case.tables.shape[2])
+            accepted, follow = ref.lenient_round(target, point, text, chain, chance, ends)
+            return of_chain(point, text, chain, accepted, follow, chance.gap)
+
+        return expected
+
+    return build
+
+
 @dataclass(frozen=True)
 class Rule:
     """A strategy of the engine, what the reference says of it, and the cases it is replayed on."""
@@ -174,6 +194,11 @@ def lookup(strategy, rule, ngram, vocab, **setting):
     return Rule(strategy, lookup_rule(rule, ngram), vocab, **shape, **setting)
 
 
+def suffix(depth, longest, documents, vocab, **setting):
+    strategy, expected = recipes.suffix(depth, longest, documents), suffix_rule(longest, documents)
+    return Rule(strategy, expected, vocab, accepts_itself=False, **setting)
+
+
 RULES = {
     "speculative-3": chain(recipes.speculative, ref.lenient_round, 3, 8, controls=ALL_CONTROLS),
     "speculative-1": chain(recipes.speculative, ref.lenient_round, 1, 5, top_k=3),
@@ -196,6 +221,7 @@ RULES = {
     "spectr-2x4": spectr(2, 4, 5, top_k=4, apart=True),
     "spectr-2x3-m": spectr(2, 3, 5, rho="chains", accepts_itself=False),
     "lookup": lookup(recipes.lookup(3, 2), ref.lenient_round, 2, 4, controls=("penalty",)),
+    "suffix": suffix(3, 3, DOCUMENTS, 4, controls=("penalty",)),
     "lookup-block": lookup(DraftVerify(Lookup(2, 1), BlockVerification()), ref.block_round, 1, 4),
 }
 

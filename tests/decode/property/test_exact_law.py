@@ -20,9 +20,11 @@ from mtad_jax.decode.draft import take
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.confident import ConfidentChain
+from mtad_jax.decode.drafters.corpus import build_corpus
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.pairs import PairDraws
 from mtad_jax.decode.drafters.stochastic import StochasticBeams
+from mtad_jax.decode.drafters.suffix import Suffix
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.verifiers import dsbd
@@ -37,6 +39,7 @@ from mtad_jax.decode.warp import Warp
 
 SMALL = 1e-6  # rounding: f32, and tests of 24 bits
 TEXTS = [(1, 0, 1), (2, 0, 1, 2, 0)]  # with repetitions, for prompt lookup
+DOCUMENTS = [(0, 1, 1, 2), (1, 2, 0, 0), (2, 2)]  # a longer suffix than the first text has itself
 
 
 def tables(kind: str, vocab: int = 3) -> np.ndarray:
@@ -100,6 +103,8 @@ ALL = {
     "spectr 2, 2 deep": recipes.spectr(2, 2),
     "spectr 2, 2 deep, rho = m": recipes.spectr(2, 2, "chains"),
     "lookup": recipes.lookup(2, 2),
+    "suffix": recipes.suffix(2, 3, DOCUMENTS),
+    "suffix, block": DraftVerify(Suffix(3, 2, build_corpus(DOCUMENTS, 3)), BlockVerification()),
     "lookup, block": DraftVerify(Lookup(3, 2), BlockVerification()),
     "stops when unsure": DraftVerify(ConfidentChain(2, 0.6), Rejection()),
     "stops when unsure, block": DraftVerify(ConfidentChain(2, 0.6), BlockVerification()),

@@ -171,6 +171,17 @@ def test_lookup_takes_the_last_occurrence_of_the_longest():
     assert ref.lookup_chain((4,), 3, 2) == ()
 
 
+def test_a_suffix_is_looked_for_in_the_text_and_then_in_the_last_document():
+    text, documents = (7, 1, 2, 9, 1, 2), [(9, 1, 2, 5), (1, 2, 4, 4), (2, 6, 2)]
+    assert ref.suffix_chain(text, documents, 3, 9) == (5,)  # the longest, (9, 1, 2)
+    assert ref.suffix_chain(text, documents, 3, 2) == (9, 1, 2)  # the text goes before documents
+    assert ref.suffix_chain((8, 1, 2), documents, 3, 9) == (4, 4)  # the last of two documents
+    assert ref.suffix_chain((8, 2), documents, 3, 9) == (6, 2)  # not the last token of one
+    assert ref.suffix_chain((8, 1, 2), documents, 1, 9, frozenset({4})) == (4,)
+    assert ref.suffix_chain((8, 1, 2), documents, 3, 9, frozenset({4})) == (4,)
+    assert ref.suffix_chain((3,), documents, 3, 9) == ref.suffix_chain((5,), documents, 3, 9) == ()
+
+
 # ---------------------------------------------------------------- DSBD
 
 

@@ -18,6 +18,7 @@ from rule_cases import (
     rsd_s,
     specinfer,
     spectr,
+    suffix,
     traversal,
     tree_rule,
     unsure,
@@ -57,6 +58,7 @@ LOSSLESS = {
     "spectr-2-2-m": (spectr(2, 2, "chains"), 3),
     "spectr-1": (spectr(1, 2), 3),
     "lookup-rejection": (lookup(ref.lenient_round, 2, 2), 3),
+    "suffix-rejection": (suffix(ref.lenient_round, 2, 3, [(1, 0, 2, 1), (0, 1, 0, 2)]), 3),
     "lookup-block": (lookup(ref.block_round, 2, 2), 3),
     "dsbd-1": (beams(2, 1), 3),
 }

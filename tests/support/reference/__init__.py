@@ -40,6 +40,7 @@ from reference.chain_rules import (
     lenient_round,
     lookup_chain,
     point_law,
+    suffix_chain,
     threshold_round,
 )
 from reference.chance import Chance, Given, Kept, draw_chain, every, rule_outcomes
@@ -181,6 +182,7 @@ __all__ = [
     "star_block",
     "star_log_q",
     "step_log_probs",
+    "suffix_chain",
     "tail_formula",
     "target_law",
     "threshold_round",

@@ -5,6 +5,7 @@ of the token that follows; None after an end.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -161,8 +162,28 @@ def lookup_chain(text: Text, depth: int, ngram: int, ends: frozenset = frozenset
     return ()
 
 
+def suffix_chain(
+    text: Text,
+    documents: Sequence[Text],
+    depth: int,
+    longest: int,
+    ends: frozenset = frozenset(),
+) -> Text:
+    """What followed the longest suffix of the text, `longest` tokens at most, that came before.
+
+    The last occurrence in the text; where there is none, the last of the last document with one.
+    Something must follow an occurrence in its own text; none found: nothing.
+    """
+    for n in range(min(longest, len(text)), 0, -1):
+        for where in (text, *reversed(documents)):
+            for start in range(len(where) - n - 1, -1, -1):
+                if where[start : start + n] == text[len(text) - n :]:
+                    return cut_at_end(where[start + n : start + n + depth], ends)
+    return ()
+
+
 def point_law(text: Text, chain: Text, vocab: int) -> Law:
-    """The draft that surely gives `chain` after `text`: what prompt lookup draws from."""
+    """The draft that surely gives `chain` after `text`: what a lookup draws from."""
 
     def law(context: Text) -> np.ndarray:
         token = chain[len(context) - len(text)]
