@@ -12,10 +12,11 @@ from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters.beam import Beam
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.confident import ConfidentChain
-from mtad_jax.decode.drafters.corpus import build_corpus
+from mtad_jax.decode.drafters.corpus import build_corpus, read_ids
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.none import NoDraft
 from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.recycling import Recycling
 from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.drafters.suffix import Suffix
 from mtad_jax.decode.drafters.tree import Tree
@@ -31,6 +32,7 @@ from mtad_jax.decode.verifiers.fuzzy import Fuzzy
 from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
+from mtad_jax.decode.verifiers.lossless.points import PointRejection
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
 from mtad_jax.decode.verifiers.lossless.traversal import Traversal
@@ -368,6 +370,28 @@ def suffix(
     return DraftVerify(Suffix(depth, longest, given), Rejection())
 
 
+def recycle(depth: int = 4, width: int = 4, table: str | np.ndarray | None = None) -> DraftVerify:
+    """Draft a tree of what the target found likely after each token before (token recycling).
+
+    No draft model. Lossless.
+
+    Args:
+      depth: K, levels of the tree.
+      width: W, next tokens that are kept of each token; a path by entries r_1, r_2, ... is in the
+        tree if they multiply to at most W.
+      table: .npy file of the next tokens that every text begins with, [V, W] ids, -1 for none; in
+        Python also the array. None: none of any token.
+
+    Raises:
+      ValueError: the file is none of an array.
+      OSError: it cannot be read.
+
+    Source: arXiv 2408.08696.
+    """
+    given = read_ids("table", table) if isinstance(table, str) else table
+    return DraftVerify(Recycling(depth, width, given), PointRejection())
+
+
 def mtad(
     depth: int = 4,
     width: int = 4,
@@ -470,6 +494,7 @@ RECIPES: dict[str, Callable[..., Strategy]] = {
     "dsbd": dsbd,
     "lookup": lookup,
     "suffix": suffix,
+    "recycle": recycle,
     "mtad": mtad,
     "mmtad": mmtad,
 }

@@ -55,6 +55,7 @@ def _lossless_rules(warp: Warp, k: int, w: int, tree: tuple[int, ...]) -> list[R
         of("spectr", warp, depth=k, chains=w),
         of("lookup", warp, depth=k),
         of("suffix", warp, depth=k),
+        of("recycle", warp, depth=k, width=w),
     ]
 
 

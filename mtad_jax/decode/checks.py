@@ -24,6 +24,7 @@ def check_rule(
     *,
     shortest: int,
     samples: int,
+    rows: int,
     warp: Warp,
     draft_warp: Warp | None,
     penalty: float | None,
@@ -59,6 +60,7 @@ def check_rule(
             draft_top_k=(draft_warp or warp).top_k,
             shortest=shortest,
             samples=samples,
+            rows=rows,
             penalty=penalty is not None,
             trees=all(lm.model.trees for lm in models),
         )

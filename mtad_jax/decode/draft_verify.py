@@ -10,7 +10,7 @@ from mtad_jax.decode import random
 from mtad_jax.decode.commit import commit
 from mtad_jax.decode.draft import take
 from mtad_jax.decode.logits import History, law, node_history
-from mtad_jax.decode.protocols import Drafter, Verifier
+from mtad_jax.decode.protocols import Drafter, Learner, Verifier
 from mtad_jax.decode.request import Request, check_draws
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.warp import check_temperature
@@ -80,8 +80,10 @@ class DraftVerify:
             check_draws(request, "use a bonus_temperature above 0")
 
     def start(self, state: DecodeState, controls: Controls, vocab: int) -> DecodeState:
-        """Nothing is carried between rounds but the state itself."""
-        return state
+        """Add the drafter's memory, if it has one; nothing else is carried between rounds."""
+        if not isinstance(self.drafter, Learner):
+            return state
+        return dataclasses.replace(state, extra=self.drafter.start(len(state.length), vocab))
 
     def step(
         self, target: BoundLM, draft: BoundLM | None, state: DecodeState, controls: Controls
@@ -100,6 +102,9 @@ class DraftVerify:
             cache=state.target_cache,
         )
         logits = logits[:, :, : target.vocab_size]
+        if isinstance(self.drafter, Learner):
+            memory = self.drafter.learn(state.extra, tree, logits)
+            state = dataclasses.replace(state, extra=memory)
         past = node_history(tree, state, controls, target.vocab_size)
         logp = law(logits, past, controls, controls.warp)
         keys = random.round_keys(state.key, state.length, random.ACCEPT)

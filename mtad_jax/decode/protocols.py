@@ -1,6 +1,6 @@
 """The small protocols that a decoding rule is made of."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flax import struct
 
@@ -76,6 +76,27 @@ class Drafter(Protocol):
         """Return the draft and the draft model's cache.
 
         `lm` is the draft model; where the rule needs none, the target, for its vocabulary.
+        `state.extra` is the memory of a `Learner`.
+        """
+        ...
+
+
+@runtime_checkable
+class Learner(Drafter, Protocol):
+    """A drafter with a memory: what it keeps from round to round, `state.extra` in `propose`.
+
+    Its arrays have a first dimension of B: a row learns from itself alone, so that it decodes to
+    the same tokens in any batch.
+    """
+
+    def start(self, rows: int, vocab: int) -> Any:
+        """Return the memory before the first round."""
+        ...
+
+    def learn(self, memory: Any, tree: DraftTree, logits: Float[Array, "B N V"]) -> Any:
+        """Return the memory after a round; `logits[b, n]` is the target's after node n's path.
+
+        Un-warped, and no control has touched them. Nodes that were not drafted hold anything.
         """
         ...
 

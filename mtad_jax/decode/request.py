@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 UNKNOWN = 2**31  # of a size that is not known yet: nothing is refused because of it
+_MOST_NODES = 1024  # of a fixed tree: beyond it one target call costs more than it can save
 _DEEPEST = 512  # so that keys of a round's steps stay apart (`random.round_keys`: below 1024)
 
 
@@ -21,6 +22,7 @@ class Request:
       top_k, draft_top_k: tokens that the target's and the draft's warp keep; 0: all.
       shortest: tokens of the shortest prompt.
       samples: texts for each prompt.
+      rows: texts decoded together.
       penalty: whether a repetition penalty is asked for.
       trees: whether both models can run trees of tokens.
     """
@@ -30,6 +32,7 @@ class Request:
     draft_top_k: int = 0
     shortest: int = UNKNOWN
     samples: int = 1
+    rows: int = 1
     penalty: bool = False
     trees: bool = True
 
@@ -91,6 +94,12 @@ def check_width(width: int, vocab: int, top_k: int) -> None:
     if not 1 <= width <= most:
         name = f"top_k={top_k}" if top_k and top_k < vocab else f"vocabulary={vocab}"
         raise ValueError(f"width={width} must be between 1 and {name}: lower width")
+
+
+def check_nodes(name: str, nodes: int, cure: str) -> None:
+    """Raise ValueError on a tree with more nodes than a target call is worth."""
+    if nodes > _MOST_NODES:
+        raise ValueError(f"{name} has {nodes} nodes > {_MOST_NODES}: lower {cure}")
 
 
 def check_trees(request: Request) -> None:

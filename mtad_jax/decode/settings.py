@@ -93,8 +93,8 @@ def check_settings(
     penalty = settings.get("repetition_penalty")
     samples = checks.check_count("samples", settings.get("samples", 1), 1)
     checks.check_rule(
-        strategy, target, draft, shortest=int(length.min()), samples=samples, warp=warp,
-        draft_warp=own, penalty=penalty,
+        strategy, target, draft, shortest=int(length.min()), samples=samples,
+        rows=samples * len(length), warp=warp, draft_warp=own, penalty=penalty,
     )  # fmt: skip
     new = checks.check_count("max_new_tokens", settings["max_new_tokens"], 1)
     least = checks.check_count("min_new_tokens", settings.get("min_new_tokens", 0), 0)

@@ -82,7 +82,7 @@ class DecodeState:
       rounds: [] rounds run so far.
       trace: [B, S] what is known of each generated token.
       target_cache, draft_cache: the models' caches (draft: None without a draft model).
-      extra: what a strategy carries from round to round; None for most.
+      extra: what a strategy or its drafter carries from round to round; None for most.
       started: [] whether the prompt is in the caches.
     """
 

@@ -43,6 +43,8 @@ RECIPES = {
     "spectr": recipes.spectr(2, 3),
     "lookup": recipes.lookup(3, 1),
     "suffix": recipes.suffix(3, 4, np.random.default_rng(7).integers(-1, 12, 200)),
+    "recycle": recipes.recycle(2, 3),
+    "recycle-table": recipes.recycle(3, 2, np.arange(24).reshape(12, 2) * 5 % 13 - 1),
     "suffix-text": recipes.suffix(3, 4),
     "threshold": recipes.threshold(2, 2),
     "threshold-chain": recipes.threshold(2, draft="chain"),
@@ -114,6 +116,7 @@ def llamas():
 # Each of these differs from another recipe in its draft only.
 VARIANTS = (
     "suffix-text",
+    "recycle-table",
     "threshold-chain",
     "threshold-chosen",
     "mtad-chosen",

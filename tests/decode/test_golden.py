@@ -56,6 +56,7 @@ RULES = {
     "bild": recipes.bild(5),
     "dsbd": recipes.dsbd(3, 3),
     "lookup": recipes.lookup(3, 2),
+    "recycle": recipes.recycle(3, 3),
     "suffix": recipes.suffix(4, 8, CORPUS),
     "mtad": recipes.mtad(4, 4),
     "mtad-sample": recipes.mtad(4, 4, 0.3, "sample"),

@@ -25,6 +25,7 @@ LOSSLESS = {
     "rsd_s": recipes.rsd_s(3, 3),
     "spectr": recipes.spectr(2, 3),
     "lookup": recipes.lookup(3, 2),
+    "recycle": recipes.recycle(3, 3),
 }
 
 

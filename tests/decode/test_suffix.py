@@ -211,6 +211,19 @@ def test_a_bad_corpus_is_refused(documents, message, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("recipe", [recipes.suffix, recipes.recycle])
+def test_a_file_of_another_kind_is_refused(recipe, tmp_path):
+    name = "corpus" if recipe is recipes.suffix else "table"
+    (tmp_path / "text").write_text("1 2 3")
+    (tmp_path / "empty").write_bytes(b"")
+    np.savez(tmp_path / "two.npz", ids=np.arange(3))
+    for file in ("text", "empty", "two.npz"):
+        with pytest.raises(ValueError, match=rf"{name}=.*{file}: no \.npy file of token ids"):
+            recipe(2, 3, str(tmp_path / file))
+    with pytest.raises(FileNotFoundError):
+        recipe(2, 3, str(tmp_path / "nowhere.npy"))
+
+
 def test_the_largest_corpus_and_the_largest_id_pass(monkeypatch):
     monkeypatch.setattr(corpora, "MOST_TOKENS", 11)
     assert build_corpus(np.full(9, 2**31 - 1), 1).largest == 2**31 - 1

@@ -28,6 +28,7 @@ RULES = {
     "speculative": recipes.speculative(3),
     "bild": recipes.bild(3),
     "lookup": recipes.lookup(3, 1),
+    "recycle": recipes.recycle(3, 2),
     "suffix": recipes.suffix(3, 4, np.arange(99) % 11 % 8),
     "specinfer": recipes.specinfer((2, 2)),
     "dsbd": recipes.dsbd(2, 2),

@@ -33,6 +33,7 @@ RULES = {
     "bild": recipes.bild(2),
     "dsbd": recipes.dsbd(2, 2),
     "lookup": recipes.lookup(2, 1),
+    "recycle": recipes.recycle(2, 2),
     "suffix": recipes.suffix(2, 4, np.random.default_rng(7).integers(-1, sharded.VOCAB, 900)),
     "mtad": recipes.mtad(2, 2),
     "mmtad": recipes.mmtad(2, 2),

@@ -12,6 +12,7 @@ OF_EACH_SHAPE = {
     "confident chain": "bild",
     "lookup": "lookup",
     "tree": "specinfer",
+    "learnt tree": "recycle",
     "beam tree": "threshold",
     "pairs": "dsbd",
     "lattice": "mmtad",

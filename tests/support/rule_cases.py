@@ -111,6 +111,19 @@ def suffix(rule, depth, longest, documents):
     return build
 
 
+def recycled(depth, width, table):
+    """Token recycling from a table that is given."""
+
+    def build(target, draft, ends):
+        def round_(text, chance):
+            tree, _ = ref.recycled_paths(text[-1], table, depth, width, ends)
+            return ref.point_round(target, text, tree, chance, ends)
+
+        return round_
+
+    return build
+
+
 def beams(depth, width, least=0.8):
     """DSBD; of width 1 it is speculative sampling."""
 

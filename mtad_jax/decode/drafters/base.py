@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.state import Controls, DecodeState
@@ -92,3 +93,11 @@ def point_chain(
     draft = chain_draft(state, tokens, inside & (before == 0), reference)
     own = tokens[:, :, None] == jnp.arange(vocab)
     return dataclasses.replace(draft, logq=jnp.where(own, 0.0, -jnp.inf))
+
+
+def ancestors(parent: Int[np.ndarray, " N"]) -> Bool[np.ndarray, "N N"]:
+    """Return which nodes of a fixed tree each node sees: its ancestors and itself."""
+    sees = np.eye(len(parent), dtype=bool)
+    for node in range(1, len(parent)):
+        sees[node] |= sees[parent[node]]
+    return sees

@@ -85,6 +85,22 @@ def build_corpus(documents: str | PathLike | Sequence[Any] | np.ndarray, longest
     return Corpus(tokens, _tree_of_maxima(order), np.int32(tokens.max()), longest)  # type: ignore
 
 
+def read_ids(name: str, path: str | PathLike) -> np.ndarray:
+    """Return the array of a .npy file; `name` is what it was given as.
+
+    Raises:
+      ValueError: it is no such file.
+      OSError: it cannot be read.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        found = None
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{name}={path}: no .npy file of token ids: write one by numpy.save")
+    return found
+
+
 def _flat(documents: Any) -> np.ndarray:
     """Return documents one after the other, a -1 before, between and after them.
 
@@ -93,7 +109,7 @@ def _flat(documents: Any) -> np.ndarray:
       OSError: the file cannot be read.
     """
     if isinstance(documents, str | PathLike):
-        found = np.load(documents, allow_pickle=False)
+        found = read_ids("corpus", documents)
     elif isinstance(documents, Sequence):
         ends = [[-1]] * len(documents)
         parts = [np.asarray(part) for pair in zip(documents, ends, strict=True) for part in pair]

@@ -10,14 +10,12 @@ from flax import struct
 
 from mtad_jax.decode import random
 from mtad_jax.decode.draft import DraftTree, pick, take
-from mtad_jax.decode.drafters.base import last_logits
+from mtad_jax.decode.drafters.base import ancestors, last_logits
 from mtad_jax.decode.logits import extend, history, law
-from mtad_jax.decode.request import Request, check_trees, check_whole
+from mtad_jax.decode.request import Request, check_nodes, check_trees, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Bool, Float, Int
-
-_MOST_NODES = 1024  # beyond it one target call costs more than the tree can save
 
 
 @struct.dataclass
@@ -83,8 +81,7 @@ class Tree:
             most, bound = request.draft_top_k, f"top_k={request.draft_top_k}"
         if max(self.branching) > most:
             raise ValueError(f"{name} must be at most {bound} at every level: lower branching")
-        if self.nodes > _MOST_NODES:
-            raise ValueError(f"{name} has {self.nodes} nodes > {_MOST_NODES}: lower branching")
+        check_nodes(name, self.nodes, "branching")
         check_trees(request)
 
     def propose(
@@ -95,7 +92,7 @@ class Tree:
         logits, cache = last_logits(lm, state)
         logits, past = logits[:, None], history(state, controls, lm.vocab_size)
         batch, levels, dists = state.length.shape[0], [_root(state)], []
-        window = jnp.broadcast_to(_ancestors(self._parents()), (batch, self.nodes, self.nodes))
+        window = jnp.broadcast_to(ancestors(self._parents()), (batch, self.nodes, self.nodes))
         first = 1
         for step, count in enumerate(self.branching):
             logq = law(logits, past, controls, controls.draft_warp)  # --> [B, U, V]
@@ -194,11 +191,3 @@ def _children(
     noise = random.gumbel(keys, (places, vocab))
     score, token = jax.lax.top_k(jnp.where(logq > -jnp.inf, logq + noise, -jnp.inf), count)
     return token.reshape(batch, -1), (score > -jnp.inf).reshape(batch, -1)
-
-
-def _ancestors(parent: Int[np.ndarray, " N"]) -> Bool[np.ndarray, "N N"]:
-    """Return which nodes each node sees: its ancestors and itself."""
-    sees = np.eye(len(parent), dtype=bool)
-    for node in range(1, len(parent)):
-        sees[node] |= sees[parent[node]]
-    return sees

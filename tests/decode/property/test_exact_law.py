@@ -18,11 +18,13 @@ from flax import struct
 from mtad_jax import recipes
 from mtad_jax.decode.draft import take
 from mtad_jax.decode.draft_verify import DraftVerify
+from mtad_jax.decode.drafters.beam import Beam
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.confident import ConfidentChain
 from mtad_jax.decode.drafters.corpus import build_corpus
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.pairs import PairDraws
+from mtad_jax.decode.drafters.recycling import Recycling
 from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.drafters.suffix import Suffix
 from mtad_jax.decode.drafters.tree import Tree
@@ -31,6 +33,7 @@ from mtad_jax.decode.verifiers import dsbd
 from mtad_jax.decode.verifiers.lossless import beams
 from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
+from mtad_jax.decode.verifiers.lossless.points import PointRejection
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
 from mtad_jax.decode.verifiers.lossless.traversal import Traversal
@@ -39,6 +42,7 @@ from mtad_jax.decode.warp import Warp
 
 SMALL = 1e-6  # rounding: f32, and tests of 24 bits
 TEXTS = [(1, 0, 1), (2, 0, 1, 2, 0)]  # with repetitions, for prompt lookup
+TABLE = np.array([[1, 0, 2], [2, 1, -1], [0, 2, 1]])  # of each token what is drafted after it
 DOCUMENTS = [(0, 1, 1, 2), (1, 2, 0, 0), (2, 2)]  # a longer suffix than the first text has itself
 
 
@@ -105,11 +109,18 @@ ALL = {
     "lookup": recipes.lookup(2, 2),
     "suffix": recipes.suffix(2, 3, DOCUMENTS),
     "suffix, block": DraftVerify(Suffix(3, 2, build_corpus(DOCUMENTS, 3)), BlockVerification()),
+    "recycle": recipes.recycle(2, 2, TABLE[:, :2]),
+    "recycle, 3 wide": recipes.recycle(1, 3, TABLE),
+    "recycle, equal siblings": recipes.recycle(1, 3, TABLE[[1, 0, 1], :] * [1, 1, 0]),
+    "lookup, points": DraftVerify(Lookup(2, 2), PointRejection()),
+    "beams, points": DraftVerify(Beam(2, 2, "search", "tree"), PointRejection()),
     "lookup, block": DraftVerify(Lookup(3, 2), BlockVerification()),
     "stops when unsure": DraftVerify(ConfidentChain(2, 0.6), Rejection()),
     "stops when unsure, block": DraftVerify(ConfidentChain(2, 0.6), BlockVerification()),
 }
 LARGE = {
+    "recycle 2, 3": recipes.recycle(2, 3, TABLE),
+    "recycle 3, 2": recipes.recycle(3, 2, TABLE[:, :2]),
     "block 3": recipes.block(3),
     "specinfer 2, 2": recipes.specinfer((2, 2)),
     "specinfer 1, 2": recipes.specinfer((1, 2)),
@@ -215,6 +226,15 @@ class TargetInsteadOfResidual(Rejection):
 
 
 @struct.dataclass
+class PointsFromP(PointRejection):
+    """Draws the bonus from p, the children's tokens included."""
+
+    def verify(self, draft, logp, logits, keys, controls):
+        leaf = PointRejection.verify(self, draft, logp, logits, keys, controls).leaf
+        return Verdict(leaf, take(logp, leaf))
+
+
+@struct.dataclass
 class SortedSiblings(TreeRejection):
     """Tries the likeliest child first; of trees of one level."""
 
@@ -276,6 +296,7 @@ def as_if_replaced(*args, replace):
 
 
 FAULTY = {
+    "points, bonus from p": DraftVerify(Recycling(1, 2, TABLE[:, :2]), PointsFromP()),
     "lenient": recipes.lenient(2, leniency=0.5),
     "mtad's bonus": DraftVerify(Chain(2), TargetInsteadOfResidual()),
     "sorted, with replacement": DraftVerify(Tree((2,), True), SortedSiblings(True)),

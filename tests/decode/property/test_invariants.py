@@ -184,6 +184,7 @@ RULES = {
     "bild": recipes.bild(3),
     "dsbd": recipes.dsbd(2, 2),
     "lookup": recipes.lookup(3, 2),
+    "recycle": recipes.recycle(2, 3),
     "suffix": recipes.suffix(3, 3, np.arange(99) % 7 % 4),
     "mtad": recipes.mtad(3, 3),
     "mmtad": recipes.mmtad(3, 2),

@@ -67,6 +67,13 @@ from reference.exact_laws import (
     target_law,
 )
 from reference.lattices import Lattice, Node, draft_sample, draft_search
+from reference.recycling import (
+    Paths,
+    Table,
+    point_round,
+    recycled_paths,
+    recycled_table,
+)
 from reference.speculation import cut_at_end, residual, speculative_round
 from reference.stochastic_beams import (
     Levels,
@@ -107,6 +114,8 @@ __all__ = [
     "Node",
     "Place",
     "Outcomes",
+    "Paths",
+    "Table",
     "TableModel",
     "Text",
     "Tree",
@@ -169,6 +178,9 @@ __all__ = [
     "places_of_lattice",
     "places_of_tree",
     "point_law",
+    "point_round",
+    "recycled_paths",
+    "recycled_table",
     "residual",
     "round_outcomes",
     "rule_outcomes",
