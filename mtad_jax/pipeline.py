@@ -16,7 +16,7 @@ from mtad_jax.calibration import calibrate as calibration
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
-from mtad_jax.checkpoints.pair import with_one_vocabulary
+from mtad_jax.checkpoints.pair import exit_early, exit_layers, with_one_vocabulary
 from mtad_jax.completions import Completion, Piece, TextStream, TimedCompletions, follow
 from mtad_jax.decode import arguments
 from mtad_jax.decode import generate as engine
@@ -26,6 +26,7 @@ from mtad_jax.decode.loop import ALL_ROUNDS
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.settings import Settings, check_settings
+from mtad_jax.models.early_exit import check_exit
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.text import chat as chats
 from mtad_jax.text.chat import ChatTemplate, Message
@@ -81,10 +82,22 @@ class Pipeline:
         are done before its devices could have talked to each other. `target_int8` and `draft_int8`
         are each model's `int8`: "weights", "kv" or "weights,kv".
 
+        `draft="early_exit:N"` is the target's own first N layers, with its last norm and head: it
+        shares the target's arrays, lies where they lie, and is int8 where they are.
+
         Raises:
-          ValueError: as `mtad_jax.load`, and as `Pipeline`. What the configs tell is refused
-            before any weights are read.
+          ValueError: as `mtad_jax.load`, as `Pipeline` and as `early_exit`. What the configs tell
+            is refused before any weights are read.
         """
+        layers = exit_layers(draft)
+        if layers is not None:
+            for name, value in (("shard_draft", shard_draft), ("draft_int8", draft_int8)):
+                if value:
+                    raise ValueError(
+                        f"{name}={value!r} means nothing to draft={draft}, whose arrays are the "
+                        "target's: leave it out"
+                    )
+            draft = None
         if shard_draft and (mesh is None or draft is None):
             missing = "draft" if draft is None else "mesh"
             raise ValueError(f"shard_draft=True needs a {missing}: give one or leave it out")
@@ -96,23 +109,34 @@ class Pipeline:
             (draft, {"mesh": mesh, "int8": draft_int8, "replicated": not shard_draft}),
         ]
         folders = folders[: 1 if draft is None else 2]
-        for path, how in folders:
-            checkpoint.open_model(path, **how)
-        return cls(*(checkpoint.load(path, dtype=dtype, **how) for path, how in folders))
+        opened = [checkpoint.open_model(path, **how)[1] for path, how in folders]
+        if layers is not None:
+            check_exit(opened[0], layers)
+        models = [checkpoint.load(path, dtype=dtype, **how) for path, how in folders]
+        return cls(*models) if layers is None else cls(models[0], exit_early(models[0], layers))
 
     @classmethod
     def shipped(
         cls,
         *,
+        draft: str | None = None,
         mesh: Mesh | None = None,
         shard_draft: bool = False,
         target_int8: str | Iterable[str] = "",
         draft_int8: str | Iterable[str] = "",
     ) -> "Pipeline":
-        """Open the trained pair that comes with the package; `docs/training.md` has its recipe."""
+        """Open the trained pair that comes with the package; `docs/training.md` has its recipe.
+
+        `draft="early_exit:N"` takes the target's own first layers instead of the draft; see `load`.
+
+        Raises:
+          ValueError: another name of a draft; as `load`.
+        """
+        if draft is not None and exit_layers(draft) is None:
+            raise ValueError(f"draft={draft} must be early_exit:N: open other folders by load")
         with resources.as_file(resources.files("mtad_jax") / "assets") as folder:
             return cls.load(
-                folder / "target", folder / "draft", mesh=mesh, shard_draft=shard_draft,
+                folder / "target", draft or folder / "draft", mesh=mesh, shard_draft=shard_draft,
                 target_int8=target_int8, draft_int8=draft_int8,
             )  # fmt: skip
 

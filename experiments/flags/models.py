@@ -7,6 +7,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from mtad_jax.checkpoints.load import LoadedModel
+from mtad_jax.checkpoints.pair import exit_layers
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
 
@@ -24,7 +25,10 @@ def define_model_flags(values: flags.FlagValues) -> None:
         "target", None, "Checkpoint folder, ours or Hugging Face's. Default: the shipped pair.",
         flag_values=values,
     )  # fmt: skip
-    text("draft", None, "Checkpoint folder of the small model, of --target.", flag_values=values)
+    text(
+        "draft", None, "Checkpoint folder of the small model, of --target; or early_exit:N, the "
+        "target's own first N layers.", flag_values=values,
+    )  # fmt: skip
     define_placement_flags(values, mesh_default="the first device")
 
 
@@ -70,7 +74,7 @@ def check_pair(values: flags.FlagValues, *, both: bool = False) -> None:
     Raises:
       ValueError: it does not.
     """
-    if values.draft is not None and values.target is None:
+    if values.target is None and values.draft is not None and exit_layers(values.draft) is None:
         raise ValueError(
             f"--draft={values.draft} needs --target=DIR; leave both out for the shipped pair"
         )
@@ -122,7 +126,7 @@ def load_models(values: flags.FlagValues) -> Pipeline:
     how: dict[str, Any] = {flag: getattr(values, flag) for flag in (*INT8_FLAGS, "shard_draft")}
     how["mesh"] = read_mesh(values)
     if values.target is None:
-        return Pipeline.shipped(**how)
+        return Pipeline.shipped(draft=values.draft, **how)
     if values.draft is None and values.draft_int8:
         raise ValueError("--draft_int8 needs a draft: give --draft=DIR or leave it out")
     return Pipeline.load(values.target, values.draft, **how)

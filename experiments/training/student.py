@@ -5,7 +5,6 @@ layers, and learns to do without the others, as DistilBERT did (Sanh et al., 201
 arXiv:1910.01108).
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 
 from experiments.training.export import build_model
 from experiments.training.induction import check_room, with_induction
+from mtad_jax.models.early_exit import cut_layers
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Params
@@ -37,16 +37,8 @@ def build_student(config: Any, target: BoundLM | None) -> LinenLM:
                 f"config.{name} means nothing beside config.init_layers, whose shape and first "
                 "parameters are the target's: leave it out"
             )
-    assert isinstance(target.model, LinenLM)
-    shape: Any = target.model.config
-    for layer in config.init_layers:
-        if not 0 <= layer < shape.num_layers:
-            raise ValueError(
-                f"config.init_layers={tuple(config.init_layers)}: the target has layers 0 to "
-                f"{shape.num_layers - 1}"
-            )
-    shape = dataclasses.replace(shape, num_layers=len(config.init_layers))
-    return LinenLM(target.model.module.clone(config=shape))
+    cut: Any = _cut(config, target).model
+    return LinenLM(cut.module)
 
 
 def first_params(config: Any, model: LinenLM, target: BoundLM | None) -> Params:
@@ -57,10 +49,19 @@ def first_params(config: Any, model: LinenLM, target: BoundLM | None) -> Params:
             with_induction(params, model.module.config, config.seed) if config.induction else params
         )
     assert target is not None
-    cut = {name: tree for name, tree in target.params.items() if not name.startswith("layer_")}
-    for place, layer in enumerate(config.init_layers):
-        cut[f"layer_{place}"] = target.params[f"layer_{layer}"]
-    return jax.tree.map(jnp.copy, cut)  # a step gives its arrays away
+    return jax.tree.map(jnp.copy, _cut(config, target).params)  # a step gives its arrays away
+
+
+def _cut(config: Any, target: BoundLM) -> BoundLM:
+    """Return the layers of the target that a recipe asks for, with the target's own arrays.
+
+    Raises:
+      ValueError: layers that the target does not have.
+    """
+    try:
+        return cut_layers(target, tuple(config.init_layers))
+    except ValueError as error:
+        raise ValueError(f"config.init_layers: {error}") from error
 
 
 def check_frozen(config: Any, params: Params) -> None:

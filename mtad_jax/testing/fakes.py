@@ -1,6 +1,5 @@
 """Small models for tests: a table that hashes its whole context, and a pair of random Llamas."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 from flax import struct
 
 from mtad_jax.models.cache import visible_slots
+from mtad_jax.models.early_exit import early_exit
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.llama import Llama, LlamaConfig
 from mtad_jax.models.protocol import BoundLM
@@ -121,6 +121,5 @@ def tiny_pair(seed: int = 0, *, vocab: int = 64, max_positions: int = 512):
     model = LinenLM(Llama(config))
     params = dict(model.init(jax.random.key(seed)))
     params = jax.tree.map(lambda x: 12 * x if x.ndim == 2 else x, params)
-    small = LinenLM(Llama(dataclasses.replace(config, num_layers=1)))
-    shared = {name: value for name, value in params.items() if name != "layer_1"}
-    return BoundLM(params, model), BoundLM(shared, small)
+    target = BoundLM(params, model)
+    return target, early_exit(target, 1)

@@ -114,7 +114,11 @@ def test_a_draft_begins_with_layers_of_its_target(target):
 @pytest.mark.slow
 def test_what_cannot_be_cut_or_frozen_is_refused(target, data, tmp_path):
     cases = [
-        ({"init_layers": (0, 4)}, target, "the target has layers 0 to 3"),
+        (
+            {"init_layers": (0, 4)},
+            target,
+            r"init_layers: layers=\(0, 4\): the model has layers 0 to 3",
+        ),
         ({"init_layers": (0, 1)}, None, "give --target=DIR"),
         ({"induction": True}, target, "config.induction means nothing beside"),
         ({"frozen": ("head",)}, target, "no 'head' among embed, final_norm, layer_0, layer_1"),

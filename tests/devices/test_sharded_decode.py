@@ -7,6 +7,7 @@ import sharded
 from mtad_jax import generate, recipes
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.warp import Warp
+from mtad_jax.models.early_exit import early_exit
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,17 @@ def same(got, want):
     np.testing.assert_array_equal(got.stats().rounds, want.stats().rounds)
     np.testing.assert_array_equal(got.stats().accepted, want.stats().accepted)
     np.testing.assert_allclose(got.trace.logp_raw, want.trace.logp_raw, atol=1e-4)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("shape", MESHES)
+def test_an_early_exit_lies_where_its_target_does(shape, plain, laid_out):
+    strategy = recipes.speculative(2)
+    want, got = (
+        decode((pair[0], early_exit(pair[0], 1)), strategy) for pair in (plain, laid_out[shape])
+    )
+    assert want.stats().accepted.sum() > 0
+    same(got, want)
 
 
 def test_no_recipe_is_left_out():
