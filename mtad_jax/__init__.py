@@ -15,7 +15,7 @@ A small draft model proposes several tokens, the large target model judges them 
     print(rows[0].text, rows[0].stats)
 
 Text in, text out:
-    Pipeline, Completion
+    Pipeline, Completion, Comparison (texts of several rules side by side)
 
 Rules and sharpness:
     recipes (a function for each rule), Warp
@@ -39,8 +39,8 @@ Rules of your own (docs/own_rule.md):
 Which rule pays:
     calibrate, Calibration, Candidate
 
-Rows of runs as a pandas frame:
-    records (`records.read`)
+Rows of runs as a pandas frame, and pictures:
+    records (`records.read`); `mtad_jax.plots` draws rounds (`Pipeline.explain`) and rules
 """
 
 from mtad_jax import adapters, recipes, records, rules
@@ -49,6 +49,7 @@ from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.calibration.report import Calibration
 from mtad_jax.checkpoints.load import LoadedModel, load
 from mtad_jax.checkpoints.save import save
+from mtad_jax.comparison import Comparison
 from mtad_jax.completions import Completion
 from mtad_jax.decode.certificate import Certificate, certificate
 from mtad_jax.decode.draft import DraftTree
@@ -79,6 +80,7 @@ __all__ = [
     "CausalLM",
     "Certificate",
     "Chain",
+    "Comparison",
     "Completion",
     "DecodeResult",
     "DecodeStats",

@@ -9,6 +9,10 @@ import numpy as np
 
 from mtad_jax.decode.result import ENDINGS, Block, DecodeResult
 from mtad_jax.text.stream import StopTrimmer
+from mtad_jax.views.escaping import safe
+from mtad_jax.views.marking import CSS, LEGEND, marked_html
+
+_SHOWN = 60  # characters of a text that its `repr` repeats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +61,46 @@ class Completion:
     logp_raw: list[float]
     stats: RowStats
     finish_reason: str
-    blocks: list[Block] = dataclasses.field(default_factory=list, repr=False)
-    pieces: list[str] = dataclasses.field(default_factory=list, repr=False)
+    blocks: list[Block] = dataclasses.field(default_factory=list)
+    pieces: list[str] = dataclasses.field(default_factory=list)
+
+    def __repr__(self) -> str:
+        text = self.text if self.text or not self.tokens else f"ids {self.tokens}"
+        shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+        return f"Completion({shown}, {self._facts()})"
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self, title: str = "", *, legend: bool = True) -> str:
+        """Return the text marked by who wrote each token, as notebooks show it.
+
+        Without a tokenizer ids take the place of tokens. What models and users wrote is escaped.
+
+        Args:
+          title: a name over it.
+          legend: whether to say what the marks mean.
+        """
+        pieces, text = self.pieces, self.text
+        if not pieces and not text:
+            pieces = [f"{token} " for token in self.tokens]
+            text = "".join(pieces)
+        blocks = [(b.start, b.tokens, b.accepted, b.candidate) for b in self.blocks]
+        marked = marked_html(text, pieces, blocks)
+        return (
+            f"<style>{CSS}</style>\n<div><strong>{safe(title)}</strong> "
+            f"<small>{safe(self._facts())}</small>\n"
+            f'<p class="tokens">{safe(text) if marked is None else marked}</p>\n'
+            f"{f'<small>{LEGEND}</small>' if legend else ''}</div>"
+        )
+
+    def _facts(self) -> str:
+        """Return the counters in words."""
+        stats = self.stats
+        said = f"{len(self.tokens)} tokens in {stats.rounds} target calls"
+        if stats.drafted:
+            said += f", {stats.accepted} of {stats.drafted} drafted tokens accepted"
+        return f"{said}, finish_reason={self.finish_reason!r}"
 
 
 @dataclasses.dataclass(frozen=True)

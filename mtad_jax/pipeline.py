@@ -32,6 +32,7 @@ from mtad_jax.text import chat as chats
 from mtad_jax.text.chat import ChatTemplate, Message
 from mtad_jax.text.stream import StopTrimmer
 from mtad_jax.types import Int
+from mtad_jax.views.tables import table_html
 
 Prompts = str | Sequence[str | Sequence[int]]
 """One text; or texts and token ids, in any mixture."""
@@ -63,6 +64,17 @@ class Pipeline:
         if draft is not None:
             target, draft = with_one_vocabulary(target, draft)
         self.target, self.draft = target, draft
+
+    def __repr__(self) -> str:
+        return f"Pipeline(target={self.target!r}, draft={self.draft!r})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the models; notebooks show it."""
+        models = {"target": self.target} | ({} if self.draft is None else {"draft": self.draft})
+        facts = {n: m.lm.facts() | {"folder": m.folder.name} for n, m in models.items()}
+        head = list(dict.fromkeys(key for said in facts.values() for key in said))
+        rows = [[n, *(said.get(key, "-") for key in head)] for n, said in facts.items()]
+        return table_html(["", *head], rows)
 
     @classmethod
     def load(

@@ -1,10 +1,13 @@
 """How the page looks: on paper, on a phone, by day and by night; nothing is loaded."""
 
-CSS = """
+from mtad_jax.views import marking
+
+CSS = (
+    """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --quiet: #5b5b5b;
-  --line: #cfcfcf; --band: #f3f3f3; --accepted: #d5efd8; --own: #fde6c4; --rejected: #b3261e; }
+  --line: #cfcfcf; --band: #f3f3f3; }
 @media (prefers-color-scheme: dark) { :root { --paper: #161616; --ink: #e8e8e8; --quiet: #a8a8a8;
-  --line: #444; --band: #222; --accepted: #1f4d2a; --own: #5a4013; --rejected: #ff8a80; } }
+  --line: #444; --band: #222; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
@@ -31,13 +34,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem; }
 summary { cursor: pointer; }
 .text { border: 1px solid var(--line); padding: .75rem; margin: .5rem 0 1.25rem; }
 .text h3 { font-weight: 600; } .text small { color: var(--quiet); }
-.tokens { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9;
-  font: .875rem/1.9 ui-monospace, monospace; margin: .4rem 0 0; }
-.tokens u { background: var(--accepted); text-decoration-thickness: 2px;
-  text-underline-offset: 3px; margin-right: 1px; }
-.tokens b { background: var(--own); border: 1px solid; border-radius: 3px; font-weight: 600;
-  margin-right: 1px; }
-.tokens sup { color: var(--rejected); line-height: 0; font-size: .7rem; font-weight: 600;
-  margin-right: 2px; }
 @media print { .scroll { overflow: visible; } .text { break-inside: avoid; } }
 """
+    + marking.CSS
+)

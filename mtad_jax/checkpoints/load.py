@@ -72,6 +72,10 @@ class LoadedModel:
     bos_id: int | None
     folder: Path
 
+    def __repr__(self) -> str:
+        tokenizer = "no tokenizer" if self.tokenizer is None else "tokenizer"
+        return f"LoadedModel({self.folder.name}, {self.lm!r}, {tokenizer}, ends {self.eos_ids})"
+
 
 @dataclass(frozen=True)
 class Metadata:

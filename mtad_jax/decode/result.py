@@ -3,11 +3,14 @@
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 from flax import struct
+from jax.core import Tracer
 
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED, Trace
 from mtad_jax.types import Array, Bool, Float, Int
+from mtad_jax.views.tables import table_html
 
 ENDINGS = {REJECTED: "rejected", DEPTH: "depth", END: "end", LENGTH: "length"}
 """Names of why a round ended, by their codes in `Trace.ending`; in the order of their counts."""
@@ -86,6 +89,26 @@ class DecodeResult:
     trace: Trace
     bound: Float[Array, ""] | None
     depth: int = struct.field(pytree_node=False)
+
+    def __repr__(self) -> str:
+        """On one line, whatever the leaves are: arrays, shapes or tracers."""
+        shape = "x".join(map(str, getattr(self.tokens, "shape", "?")))
+        if not isinstance(self.length, jax.Array | np.ndarray) or isinstance(self.length, Tracer):
+            return f"DecodeResult({shape} tokens)"
+        rows = [len(self.length), int(np.sum(self.length)), int(np.sum(self.done))]
+        return "DecodeResult({} rows, {} tokens, {} done)".format(*rows)
+
+    def _repr_html_(self) -> str:
+        """Return a table of the rows' counters; notebooks show it."""
+        stats = self.stats()
+        numbers = (self.length, stats.rounds, stats.accepted, stats.drafted, stats.block_efficiency)
+        rows = [
+            [str(row), *map(str, counts), f"{efficiency:.2f}"]
+            for row, (*counts, efficiency) in enumerate(zip(*map(np.asarray, numbers), strict=True))
+        ]
+        return table_html(
+            ["row", "tokens", "target calls", "accepted", "drafted", "block efficiency"], rows
+        )
 
     def stats(self, length: Int[np.ndarray, " B"] | None = None) -> DecodeStats:
         """Return the counters of the first `length[b]` tokens of each row; None: of all.

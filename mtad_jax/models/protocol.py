@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
@@ -112,6 +113,26 @@ class BoundLM:
     def dtype(self) -> jnp.dtype:
         """The dtype that the model computes in, which the cache (or its scales) shares."""
         return q8.compute_dtype(self.params)
+
+    def facts(self) -> dict[str, str]:
+        """Return in words what it is: module, numbers of its parameters, their dtypes, vocabulary.
+
+        Of a model on a mesh, the axes that are split, too. Leaves may be shapes or tracers.
+        """
+        leaves = [leaf for leaf in jax.tree.leaves(self.params) if hasattr(leaf, "dtype")]
+        facts = {
+            "model": type(getattr(self.model, "module", self.model)).__name__,
+            "parameters": f"{sum(leaf.size for leaf in leaves) / 1e6:.3g} M",
+            "dtype": "+".join(sorted({str(leaf.dtype) for leaf in leaves})),
+            "vocabulary": str(self.vocab_size),
+        }
+        if (mesh := self.mesh) is not None:
+            split = [f"{name}:{size}" for name, size in mesh.shape.items() if size > 1]
+            facts["mesh"] = ",".join(split) or "1 device"
+        return facts
+
+    def __repr__(self) -> str:
+        return f"BoundLM({', '.join(f'{name}={said}' for name, said in self.facts().items())})"
 
     def quantized(self, int8: str | Iterable[str]) -> "BoundLM":
         """Return this model with weights, cache or both as int8; see `mtad_jax.models.quantize`.

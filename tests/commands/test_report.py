@@ -4,52 +4,20 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
+from html_pages import Page
 from run_folders import of_length, row, write_rows, write_run
 
 from experiments import report as program
-from experiments.reporting import drawing, pictures, texts
+from experiments.reporting import drawing, pictures
 from experiments.reporting.runs import read_runs
 
 ROOT = Path(__file__).resolve().parents[2]
-VOID = {"meta", "img"}
 EVIL = "<script>alert('x')</script> & \"quotes\""
-
-
-class Page(HTMLParser):
-    """Reads a page; fails where tags are not closed in their order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.links, self.words = [], [], [], []
-        self.texts, self.inside = [], False  # what is in paragraphs of class tokens
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href", "srcset")]
-        assert not any(name.startswith("on") for name, _ in attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-        if dict(attrs).get("class") == "tokens":
-            self.texts.append("")
-            self.inside = True
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        self.inside &= tag != "p"
-
-    def handle_data(self, data):
-        self.words.append(data)
-        if self.inside and "sup" not in self.open:
-            self.texts[-1] += data
 
 
 def entries(task, metric, labels, count=5):
@@ -136,18 +104,6 @@ def test_the_texts_are_escaped_and_marked(tmp_path):
     assert page.texts[1] == EVIL + "? SELECT\n"
     words = "".join(page.words)
     assert f"evaluate {EVIL}" in words and f"kind: {EVIL}, list: 1 none yes" in words
-
-
-def test_marks_of_tokens():
-    assert texts.marked_html(row()) == "<u>a</u><u>b </u><b>c</b><sup>&minus;2</sup><b>d</b>"
-    old = row(blocks=[[0, 3, 2], [3, 1, 0]])  # without what was drafted
-    assert texts.marked_html(old) == "<u>a</u><u>b </u><b>c</b><b>d</b>"
-    cut = row(text="ab cd<tail", blocks=[[0, 4, 4, 4]])
-    assert texts.marked_html(cut).endswith("<u>d</u>&lt;tail")
-    special = row(text="ab c", pieces=["a", "b ", "c", ""])
-    assert texts.marked_html(special) == "<u>a</u><u>b </u><b>c</b><sup>&minus;2</sup>"
-    for unknown in (row(pieces=None), row(pieces=["ab cd"]), row(pieces=["x", "", "", ""])):
-        assert texts.marked_html(unknown) is None
 
 
 def test_turns_samples_and_number_of_texts(tmp_path, no_pictures):
