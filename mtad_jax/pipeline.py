@@ -22,6 +22,8 @@ from mtad_jax.decode import arguments
 from mtad_jax.decode import generate as engine
 from mtad_jax.decode.arguments import as_prompt, as_prompts
 from mtad_jax.decode.checks import check_count, check_draft, check_ends, check_prompts
+from mtad_jax.decode.explain import check_explained, explain
+from mtad_jax.decode.explained import ExplainedRound
 from mtad_jax.decode.loop import ALL_ROUNDS
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult
@@ -330,6 +332,36 @@ class Pipeline:
         """
         rounds = check_count("rounds", rounds, 1)
         return self._call(self._ids(prompts), strategy, settings).steps(rounds)
+
+    def explain(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        strategy: Strategy,
+        round: int = 0,
+        **settings: Unpack[Settings],
+    ) -> ExplainedRound:
+        """Lay one round of a prompt's text open: tree, log-ratios, verdict; `plots.tree` draws it.
+
+        Args:
+          prompt: as an item of `__call__`'s.
+          strategy: a rule that drafts, such as `recipes.mmtad()`.
+          round: its number, from 0 on.
+          **settings: as `__call__`.
+
+        Raises:
+          ValueError: as `__call__`; a rule of the target's own beams, several samples, or the text
+            ends before the round.
+        """
+        check_explained(strategy, settings.get("samples", 1))
+        tokenizer = self.target.tokenizer
+
+        def spell(token: int) -> str:
+            if tokenizer is None:
+                return str(token)
+            return tokenizer.token_bytes(token, skip_special=False).decode("utf-8", "replace")
+
+        return explain(self._call([self.encode(prompt)], strategy, settings), round, spell)
 
     def timed(
         self,

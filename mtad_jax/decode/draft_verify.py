@@ -1,6 +1,7 @@
 """The strategy that nearly every rule is: a drafter, one target call, a verifier."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,68 @@ from flax import struct
 
 from mtad_jax.decode import random
 from mtad_jax.decode.commit import commit
-from mtad_jax.decode.draft import take
+from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.logits import History, law, node_history
-from mtad_jax.decode.protocols import Drafter, Learner, Verifier
+from mtad_jax.decode.protocols import Drafter, Learner, Verdict, Verifier
 from mtad_jax.decode.request import Request, check_draws
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.decode.warp import check_temperature
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Float, Int
+
+
+@struct.dataclass
+class Judged:
+    """A round before it is committed.
+
+    Attributes:
+      tree: the draft.
+      logits: [B, N, V] the target's after each node's path.
+      logp: [B, N, V] its law there, controls and warp applied.
+      verdict: what stays.
+      target_cache, draft_cache: with the nodes in their scratch slots.
+    """
+
+    tree: DraftTree
+    logits: Float[Array, "B N V"]
+    logp: Float[Array, "B N V"]
+    verdict: Verdict
+    target_cache: Any
+    draft_cache: Any
+
+    def commit(
+        self, target: BoundLM, draft: BoundLM | None, state: DecodeState, controls: Controls
+    ) -> DecodeState:
+        """Turn the verdict on a round of `state` into text."""
+        return commit(
+            state,
+            self.tree,
+            self.verdict,
+            target=target,
+            draft=draft,
+            target_cache=self.target_cache,
+            draft_cache=self.draft_cache,
+            logits=self.logits,
+            logp=self.logp,
+            controls=controls,
+        )
+
+
+def run_nodes(
+    lm: BoundLM, tree: DraftTree, state: DecodeState, cache: Any
+) -> tuple[Float[Array, "B N V"], Any]:
+    """Run a model once on all nodes of a draft; return its logits and the cache."""
+    first = state.length - 1
+    logits, cache = lm.model.apply(
+        lm.params,
+        tree.tokens,
+        positions=first[:, None] + jnp.asarray(tree.depth),
+        write_at=first,
+        prefix=first,
+        window=tree.window,
+        cache=cache,
+    )
+    return logits[:, :, : lm.vocab_size], cache
 
 
 @struct.dataclass
@@ -89,22 +144,19 @@ class DraftVerify:
         self, target: BoundLM, draft: BoundLM | None, state: DecodeState, controls: Controls
     ) -> DecodeState:
         """Run one round."""
+        judged = self.judge(target, draft, state, controls)
+        if isinstance(self.drafter, Learner):
+            memory = self.drafter.learn(state.extra, judged.tree, judged.logits)
+            state = dataclasses.replace(state, extra=memory)
+        return judged.commit(target, draft, state, controls)
+
+    def judge(
+        self, target: BoundLM, draft: BoundLM | None, state: DecodeState, controls: Controls
+    ) -> Judged:
+        """Run a round up to its verdict; nothing is committed."""
         lm = target if draft is None else draft
         tree, draft_cache = self.drafter.propose(lm, state, controls)
-        first = state.length - 1
-        logits, target_cache = target.model.apply(
-            target.params,
-            tree.tokens,
-            positions=first[:, None] + jnp.asarray(tree.depth),
-            write_at=first,
-            prefix=first,
-            window=tree.window,
-            cache=state.target_cache,
-        )
-        logits = logits[:, :, : target.vocab_size]
-        if isinstance(self.drafter, Learner):
-            memory = self.drafter.learn(state.extra, tree, logits)
-            state = dataclasses.replace(state, extra=memory)
+        logits, target_cache = run_nodes(target, tree, state, state.target_cache)
         past = node_history(tree, state, controls, target.vocab_size)
         logp = law(logits, past, controls, controls.warp)
         keys = random.round_keys(state.key, state.length, random.ACCEPT)
@@ -112,18 +164,7 @@ class DraftVerify:
         if self.bonus_temperature is not None:
             bonus = self._bonus(verdict.leaf, logits, past, controls)
             verdict = dataclasses.replace(verdict, bonus=bonus)
-        return commit(
-            state,
-            tree,
-            verdict,
-            target=target,
-            draft=draft,
-            target_cache=target_cache,
-            draft_cache=draft_cache,
-            logits=logits,
-            logp=logp,
-            controls=controls,
-        )
+        return Judged(tree, logits, logp, verdict, target_cache, draft_cache)
 
     def _bonus(
         self,
