@@ -11,7 +11,6 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.bench.plot import check_matplotlib
 from experiments.flags.settings import check_least
 from experiments.reporting import drawing
 from experiments.reporting.page import Shown, page_html
@@ -19,6 +18,7 @@ from experiments.reporting.pictures import pictures
 from experiments.reporting.runs import Run, read_runs
 from mtad_jax import cli
 from mtad_jax.checkpoints.atomic import new_folder
+from mtad_jax.plots.base import check_matplotlib
 
 PAGE = "report.html"
 

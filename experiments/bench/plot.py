@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.bench.frontier import family
 from experiments.bench.measure import Rule, Sample
 from experiments.bench.scores import Score, by_rule, score
+from mtad_jax.plots.base import check_matplotlib
 
 # Marks and greys that are told apart without colours; a family keeps its own in every panel.
 _STYLES = {
@@ -40,23 +41,6 @@ def check_plot(path: str | None, overwrite: bool) -> None:
     if Path(path).is_dir() or (Path(path).exists() and not overwrite):
         raise ValueError(f"--plot={path} exists: use another name or --overwrite")
     check_matplotlib(f"--plot={path}")
-
-
-def check_matplotlib(what: str) -> None:
-    """Check that pictures can be drawn.
-
-    Args:
-      what: asks for them, as the error names it.
-
-    Raises:
-      ValueError: they cannot.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"{what} needs matplotlib: pip install matplotlib (or the extra plots)"
-        ) from error
 
 
 def draw(path: str, rules: Sequence[Rule], samples: Sequence[Sample]) -> None:

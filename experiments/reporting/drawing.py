@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from experiments.reporting.runs import Entry, Run
+from mtad_jax.plots import base
+from mtad_jax.plots.base import LINES, marker, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
 
 WIDTH = 6.2  # inches; a phone shows it at less than half its size
 DPI = 150
-MARKERS = "osv^D<>pPX*"
-FILLS = ("black", "white", "0.65")
-LINES = ("-", "--", "-.", ":")
 _LABEL = 26  # characters of a line of a label at the left
 _END = 34  # of a label at the end of a line
 _AWAY = [(0, 9), (9, 6), (11, 0), (9, -7), (0, -11), (-9, -7), (-11, 0), (-9, 6)]  # points
@@ -41,9 +40,7 @@ class Line:
     @property
     def marker(self) -> dict[str, Any]:
         """How its points look."""
-        fill = FILLS[self.number // len(MARKERS) % len(FILLS)]
-        return {"marker": MARKERS[self.number % len(MARKERS)], "markerfacecolor": fill,
-                "markeredgecolor": "black", "markersize": 7}  # fmt: skip
+        return marker(self.number)
 
     def wrapped(self) -> str:
         """Return number and label for the left of a picture."""
@@ -74,9 +71,7 @@ class Value(NamedTuple):
 
 def new_figure(height: float) -> "Figure":
     """Return an empty figure."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    return base.new_figure(WIDTH, height)
 
 
 def left_labels(axes: "Axes", lines: Sequence[Line]) -> None:
@@ -122,7 +117,7 @@ def finish_bars(
     axes.set_xlim(0, most * (1.04 + 0.026 * longest))
     left_labels(axes, lines)
     axes.set_xlabel(axis)
-    _quiet(axes)
+    quiet(axes)
     axes.grid(axis="x", color="0.9")
 
 
@@ -136,7 +131,7 @@ def curves(
         axes.plot(across, up, color="black", linewidth=1.2, linestyle=style, **line.marker)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    _quiet(axes)
+    quiet(axes)
     axes.grid(color="0.9")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
@@ -186,7 +181,7 @@ def matrix(
     axes.set_xticks(range(len(columns)), columns)
     axes.set_xlabel(axis)
     left_labels(axes, lines)
-    _quiet(axes)
+    quiet(axes)
     return figure
 
 
@@ -199,7 +194,7 @@ def points(
             axes.plot([x, x], interval, color="0.6", linewidth=1, zorder=1)
         if y is not None:
             axes.plot([x], [y], linestyle="none", zorder=3, **line.marker)
-    _quiet(axes)
+    quiet(axes)
     axes.grid(color="0.9")
     axes.margins(0.12)
 
@@ -219,8 +214,3 @@ def number_points(axes: "Axes", lines: Sequence[Line], at: Sequence[tuple[float,
             str(line.number), place, best, textcoords="offset points", ha="center", va="center",
             fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
-
-
-def _quiet(axes: "Axes") -> None:
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,7 @@ from experiments.bench import summary
 from experiments.bench.scores import shown_perplexity
 from experiments.reporting import drawing
 from experiments.reporting.drawing import Line, Value
+from mtad_jax.plots.base import front_of
 from mtad_jax.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _front(
         shown, across, up = zip(*kept, strict=True)
         drawing.points(axes, shown, across, up)
         ends = [(x, value.value) for x, value in zip(across, up, strict=True)]
-        best = front([(good(x), y if upwards else -y) for x, y in ends])
+        best = front_of([(good(x), y if upwards else -y) for x, y in ends])
         axes.plot(*zip(*(ends[i] for i in best), strict=True), "--", color="0.4", zorder=2)
         axes.set_xlabel(label)
         axes.set_ylabel(name)
@@ -126,19 +127,6 @@ def _front(
             axes, [line for line, _, _ in kept], [(x, value.value) for _, x, value in kept]
         )
     return figure
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the points that no other beats, from the least of the first up.
-
-    More is better: a point beats one that it is above in one coordinate and not below in the other.
-    """
-    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
-    best: list[int] = []
-    for i in order:
-        if not best or points[i][1] > points[best[-1]][1] or points[i] == points[best[-1]]:
-            best.append(i)
-    return best[::-1]
 
 
 def _acceptance(lines: Sequence[Line]) -> Picture | None:

@@ -148,14 +148,6 @@ def test_runs_of_one_name_and_what_rows_cannot_say(tmp_path):
     assert (tmp_path / "out" / "1-tinysql-joules.png").is_file()
 
 
-def test_fronts():
-    points = [(1.0, 3.0), (2.0, 2.0), (1.5, 1.0), (3.0, 1.0), (1.0, 3.0), (0.5, 3.0)]
-    assert [points[i] for i in pictures.front(points)] == [
-        (1.0, 3.0), (1.0, 3.0), (2.0, 2.0), (3.0, 1.0),
-    ]  # fmt: skip
-    assert pictures.front([(1.0, 1.0)]) == [0]
-
-
 @pytest.mark.parametrize(
     ("label", "found"),
     [
