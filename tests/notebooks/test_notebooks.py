@@ -21,7 +21,7 @@ REPOSITORY = "OWNER/mtad-jax"  # until it is published: experiments/colab/README
 
 def test_there_are_notebooks():
     assert [path.stem for path in NOTEBOOKS] == [
-        "how_mtad_works", "quick_start", "your_weights_on_tpu",
+        "another_library", "how_mtad_works", "quick_start", "your_weights_on_tpu",
     ]  # fmt: skip
 
 
@@ -137,6 +137,14 @@ def test_how_mtad_works(small, capsys):
     assert (row.stats.rounds, len(row.tokens)) == (len(row.blocks), 24)
     assert [line.get_label() for line in lines.axes[0].lines] == ["speculative", "mtad", "mmtad"]
     assert len(front.axes[0].lines) == len(names["points"]) + 1
+    assert "HOLDS for every block" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_another_library(small, capsys):
+    names, [target, result] = notebooks.run(FOLDER / "another_library.ipynb")
+    assert "AdaptedLM" in repr(target) and list(names["results"]) == ["mmtad"]
+    assert result.length.tolist() == [12, 12] and result.stats().accepted.sum() > 0
     assert "HOLDS for every block" in capsys.readouterr().out
 
 
