@@ -57,7 +57,7 @@ from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters.beam import Beam
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.tree import Tree
-from mtad_jax.decode.generate import generate, stream
+from mtad_jax.decode.engine import generate, stream
 from mtad_jax.decode.protocols import Drafter, Strategy, Verdict, Verifier
 from mtad_jax.decode.result import Block, DecodeResult, DecodeStats
 from mtad_jax.decode.warp import Warp

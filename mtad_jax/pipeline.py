@@ -18,8 +18,7 @@ from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.checkpoints.pair import exit_early, exit_layers, with_one_vocabulary
 from mtad_jax.completions import Completion, Piece, TextStream, TimedCompletions, follow
-from mtad_jax.decode import arguments
-from mtad_jax.decode import generate as engine
+from mtad_jax.decode import arguments, engine
 from mtad_jax.decode.arguments import as_prompt, as_prompts
 from mtad_jax.decode.checks import check_count, check_draft, check_ends, check_prompts
 from mtad_jax.decode.explain import check_explained, explain

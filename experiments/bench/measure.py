@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.flags.settings import RunSettings
 from mtad_jax.calibration.candidates import Candidate
-from mtad_jax.decode import generate as engine
+from mtad_jax.decode import engine
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.warp import Warp

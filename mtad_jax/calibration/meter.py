@@ -14,7 +14,7 @@ import numpy as np
 from mtad_jax.calibration.calls import Calls, round_calls
 from mtad_jax.decode import arguments
 from mtad_jax.decode.checks import check_count, check_draft, check_prompts
-from mtad_jax.decode.generate import Call, prepare
+from mtad_jax.decode.engine import Call, prepare
 from mtad_jax.decode.loop import bucket
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.settings import CheckedSettings, Settings, check_settings

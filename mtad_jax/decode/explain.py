@@ -12,8 +12,8 @@ from mtad_jax.decode import checks
 from mtad_jax.decode.arguments import check_strategy
 from mtad_jax.decode.draft import node_logp, path_sum, path_to
 from mtad_jax.decode.draft_verify import DraftVerify, run_nodes
+from mtad_jax.decode.engine import Call
 from mtad_jax.decode.explained import ExplainedRound, Node
-from mtad_jax.decode.generate import Call
 from mtad_jax.decode.logits import law, node_history
 from mtad_jax.decode.loop import kinds_of
 from mtad_jax.decode.protocols import Strategy
@@ -47,7 +47,7 @@ def explain(call: Call, round: int = 0, spell: Callable[[int], str] = str) -> Ex
     in a program of its own, and the draft model once more on the whole tree for its log q.
 
     Args:
-      call: of `mtad_jax.decode.generate.prepare`, on one row.
+      call: of `mtad_jax.decode.engine.prepare`, on one row.
       round: its number, from 0 on.
       spell: what a token adds to a text.
 

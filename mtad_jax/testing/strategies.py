@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtad_jax import recipes
-from mtad_jax.decode.generate import generate, stream
+from mtad_jax.decode.engine import generate, stream
 from mtad_jax.decode.loop import bucket, run_rounds
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.result import DecodeResult

@@ -10,7 +10,7 @@ import pytest
 
 import mtad_jax
 from mtad_jax import Candidate, Completion, Warp, certificate, recipes
-from mtad_jax.decode.generate import generate, stream
+from mtad_jax.decode.engine import generate, stream
 from mtad_jax.decode.loop import run_rounds
 from mtad_jax.testing import table_lm
 

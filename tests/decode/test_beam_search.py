@@ -9,7 +9,7 @@ import pytest
 import reference as ref
 
 from mtad_jax.decode.beams import Beams
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.logits import History
 from mtad_jax.decode.state import END, LENGTH, Trace
 from mtad_jax.decode.target_beams import beam_search

@@ -10,7 +10,7 @@ from mtad_jax import recipes
 from mtad_jax.decode import random
 from mtad_jax.decode.beams import beam_step, first_beam
 from mtad_jax.decode.certificate import CertifiedBlock
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification

@@ -14,7 +14,7 @@ from mtad_jax import recipes
 from mtad_jax.calibration.candidates import Candidate
 from mtad_jax.decode.draft_verify import DraftVerify
 from mtad_jax.decode.drafters.none import NoDraft
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.verifiers.plain import Ancestral
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import check_causal_lm, check_strategy, table_lm, tiny_pair

@@ -12,7 +12,7 @@ from draft_shapes import each
 from hf_controls import Asked
 
 from mtad_jax import recipes
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.logits import History, law
 from mtad_jax.decode.state import Controls
 from mtad_jax.testing import table_lm

@@ -10,7 +10,7 @@ import reference as ref
 
 import mtad_jax
 from mtad_jax import recipes
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm, tiny_pair
 

@@ -19,7 +19,7 @@ from mtad_jax.decode.drafters.confident import ConfidentChain
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.drafters.tree import Tree
-from mtad_jax.decode.generate import generate, prepare
+from mtad_jax.decode.engine import generate, prepare
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.plain import Ancestral

@@ -8,8 +8,8 @@ import pytest
 import reference as ref
 
 from mtad_jax import recipes
+from mtad_jax.decode.engine import generate, prepare
 from mtad_jax.decode.explain import explain
-from mtad_jax.decode.generate import generate, prepare
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
 

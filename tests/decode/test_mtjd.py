@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtad_jax import recipes
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import DEPTH, END, LENGTH
 from mtad_jax.decode.target_beams.mtjd import MTJD

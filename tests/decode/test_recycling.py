@@ -17,7 +17,7 @@ from mtad_jax.decode.drafters.beam import Beam
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.recycling import Recycling, count_nodes, product_tree
-from mtad_jax.decode.generate import generate, prepare
+from mtad_jax.decode.engine import generate, prepare
 from mtad_jax.decode.protocols import Learner
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.verifiers.lossless.points import PointRejection

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtad_jax import recipes
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm, tiny_pair

@@ -13,7 +13,7 @@ from mtad_jax.decode.drafters import corpus as corpora
 from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.corpus import build_corpus, last_match
 from mtad_jax.decode.drafters.suffix import Suffix
-from mtad_jax.decode.generate import generate, prepare
+from mtad_jax.decode.engine import generate, prepare
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.verifiers.plain import Ancestral
 from mtad_jax.decode.warp import Warp

@@ -9,7 +9,7 @@ import pytest
 from draft_shapes import each
 
 from mtad_jax import recipes
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.warp import Warp
 from mtad_jax.models.cache import last_seen, visible_slots
 from mtad_jax.models.protocol import BoundLM

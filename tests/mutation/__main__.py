@@ -62,7 +62,7 @@ NEAREST = {
     "drafters/pairs": ("test_beams", "test_dsbd"),
     "drafters/stochastic": ("test_drafters", "test_beams"),
     "drafters": ("test_loop", "test_drafters"),
-    "generate": ("test_generate_errors",),
+    "engine": ("test_generate_errors",),
     "logits": ("test_logits",),
     "loop": ("test_loop",),
     "random": ("test_random",),

@@ -5,7 +5,7 @@ import pytest
 
 from mtad_jax import recipes
 from mtad_jax.checkpoints import load as checkpoint
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.warp import Warp
 
 torch = pytest.importorskip("torch")

@@ -17,7 +17,7 @@ from hf_reference import (
 from checkpoints_convert import engine
 from mtad_jax import recipes
 from mtad_jax.checkpoints import load as checkpoint
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.warp import Warp
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.testing import check_causal_lm, check_strategy

@@ -6,7 +6,7 @@ from hf_reference import randomize, torch, transformers
 
 from mtad_jax import recipes
 from mtad_jax.checkpoints import load as checkpoint
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import replay
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.result import DecodeResult
 from mtad_jax.decode.state import DEPTH, END, LENGTH, REJECTED
 from mtad_jax.decode.warp import Warp

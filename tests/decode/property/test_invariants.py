@@ -20,7 +20,7 @@ from exact_engine import Setting
 
 from mtad_jax import recipes
 from mtad_jax.decode.draft import take
-from mtad_jax.decode.generate import generate
+from mtad_jax.decode.engine import generate
 from mtad_jax.decode.verifiers.joint import JointThreshold
 from mtad_jax.decode.warp import Warp
 from mtad_jax.testing import table_lm
