@@ -16,8 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     # Only the target's distribution is learnt: what the text goes on with says nothing more about
     # what the target will accept.
-    c.cross_entropy = 0.0
-    c.distill = 1.0
+    c.losses = (("kl", 1.0),)
     c.phases = ((1700, 8, 256),)
     c.rates = ((0, 0.0), (100, 4e-3), (1000, 4e-3), (1700, 4e-5))
     return c

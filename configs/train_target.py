@@ -22,8 +22,10 @@ def get_config() -> ml_collections.ConfigDict:
             "tied_head": True,
         }
     )
-    # A draft may be cut out of its target: these layers of it, and what is frozen of the rest.
+    # A draft may be cut out of its target, these layers of it, or go on from another model; and
+    # what is frozen.
     c.init_layers = ()
+    c.init_from = ""
     c.frozen = ()
     # Copying is most of what a query is, and takes long to be found.
     c.induction = True
@@ -33,8 +35,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.rates = ((0, 0.0), (100, 2e-3), (2200, 2e-3), (3800, 2e-5))
     c.weight_decay = 0.1
     c.clip = 1.0
-    c.cross_entropy = 1.0
-    c.distill = 0.0
+    c.losses = (("cross_entropy", 1.0),)
+    # The rule that a draft is for, where a loss looks at what the draft proposes.
+    c.block = ml_collections.ConfigDict(
+        {"depth": 4, "width": 4, "draw": "search", "tau": 0.5, "softness": 0.5, "anchors": 16}
+    )
     # What is asked is drawn at random: little can be learnt from it.
     c.prompt_weight = 0.1
     c.held_out = ("stories", "sql")

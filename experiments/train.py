@@ -1,12 +1,13 @@
 """Trains a target from scratch, or distils a draft from a target.
 
 `python -m experiments.train --config=configs/train_target.py --data_dir=DIR --output=DIR`;
-with `configs/train_draft.py` also `--target=DIR`, a checkpoint; with
+with `configs/train_draft.py` also `--target=DIR`, a checkpoint, ours or Hugging Face's; with
 `configs/train_smollm2_draft.py` the draft is cut out of that target. The output folder gets
 `checkpoints/` (orbax), `export/` (a Hugging Face folder), `recipe.json` and `metrics.json`.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from ml_collections import config_flags
 
 from experiments.training import export as train_export
 from experiments.training.loop import Trainer
+from experiments.training.losses import read_losses
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
+from mtad_jax.checkpoints.hf.configs import TOKEN_FIELDS
 from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.devices.sharding import make_mesh
+from mtad_jax.models.linen import LinenLM
+from mtad_jax.models.protocol import BoundLM
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, e.g. configs/train_target.py; --config.seed=1 and so on change it."
@@ -42,20 +47,23 @@ def main(argv: list[str]) -> None:
     del argv
     config: Any = _given(_CONFIG)
     data_dir, output = Path(_given(_DATA)), Path(_given(_OUTPUT))
-    tokenizer = data_dir / train_export.TOKENIZER
-    if not config.init_layers and not tokenizer.is_file():
-        raise ValueError(f"no {tokenizer}: build it with python -m experiments.corpus")
-    target = _read_target(config, _TARGET.value)
-    lm = None if target is None else target.lm
+    read_losses(config.losses)  # before a large target is read
+    target, first = _read(_TARGET.value), _read(config.init_from)
+    if target is None and first is None and not (data_dir / train_export.TOKENIZER).is_file():
+        raise ValueError(
+            f"no {data_dir / train_export.TOKENIZER}: build it with python -m experiments.corpus"
+        )
+    check_tokenizer(data_dir, target)
     check_output(output, config, _RESUME.value)
     mesh = None if _MESH.value is None else make_mesh(_MESH.value)
-    trainer = Trainer(config, data_dir, output, lm, lambda line: print(line, flush=True), mesh)
+    trainer = Trainer(
+        config, data_dir, output, _bound(target), lambda line: print(line, flush=True), mesh,
+        ends=(train_export.EOS,) if target is None else target.eos_ids, first=_bound(first),
+    )  # fmt: skip
     train_export.write_report(output / "recipe.json", config.to_dict())
     trainer.train()
-    hf, files = train_export.hf_config(trainer.model.module.config), data_dir
-    if config.init_layers and target is not None:
-        hf, files = target.config | {"num_hidden_layers": len(config.init_layers)}, target.folder
-    train_export.export(output / "export", trainer.state.params, hf, files)
+    hf, files = export_as(config, trainer.model, target, first)
+    train_export.export(output / "export", trainer.state.params, hf, files or data_dir)
     train_export.write_report(output / "metrics.json", trainer.evaluate())
     trainer.close()
 
@@ -79,22 +87,48 @@ def check_output(output: Path, config: Any, resume: bool) -> None:
         raise ValueError(f"{file}: the run there has other settings of {', '.join(changed)}")
 
 
+def check_tokenizer(data_dir: Path, target: LoadedModel | None) -> None:
+    """Check that the ids of the data are those of the target, where both have sentencepiece's file.
+
+    Raises:
+      ValueError: they have two tokenizers.
+    """
+    if target is None:
+        return
+    files = [folder / train_export.TOKENIZER for folder in (data_dir, target.folder)]
+    if all(file.is_file() for file in files) and files[0].read_bytes() != files[1].read_bytes():
+        raise ValueError(
+            f"{files[0]} is another tokenizer than the target's: build the data with "
+            "python -m experiments.corpus --tokenizer_of=TARGET"
+        )
+
+
+def export_as(
+    config: Any, model: LinenLM, target: LoadedModel | None, first: LoadedModel | None
+) -> tuple[Mapping[str, Any], Path | None]:
+    """Return the `config.json` of the export, and whose tokenizer it gets; None: the data's."""
+    if first is not None:
+        return first.config, first.folder
+    if target is None:
+        return train_export.hf_config(model.module.config), None
+    if config.init_layers:
+        return target.config | {"num_hidden_layers": len(config.init_layers)}, target.folder
+    ids = {key: target.config[key] for key in TOKEN_FIELDS if key in target.config}
+    return train_export.hf_config(model.module.config) | ids, target.folder
+
+
 def _given(flag: flags.FlagHolder) -> Any:
     if flag.value is None:
         raise ValueError(f"--{flag.name} is missing")
     return flag.value
 
 
-def _read_target(config: Any, path: str | None) -> LoadedModel | None:
-    if (path is not None) != (config.distill > 0):
-        raise ValueError("--target goes with a recipe whose distill is above 0, and only with it")
-    if path is None:
-        return None
-    target = checkpoint.load(path, dtype=jnp.float32)
-    rows = target.lm.model.vocab_size
-    if not config.init_layers and rows != config.model.vocab_size:
-        raise ValueError(f"{path}: vocab_size {rows}, the draft's is {config.model.vocab_size}")
-    return target
+def _read(path: str | None) -> LoadedModel | None:
+    return checkpoint.load(path, dtype=jnp.float32) if path else None
+
+
+def _bound(model: LoadedModel | None) -> BoundLM | None:
+    return None if model is None else model.lm
 
 
 if __name__ == "__main__":

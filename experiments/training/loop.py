@@ -1,5 +1,6 @@
 """The training loop: batches in, checkpoints and log lines out."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from jax.sharding import Mesh
 from experiments.training import data as train_data
 from experiments.training import step as train_step
 from experiments.training.data import Batch, Corpus, Phase, Schedule
+from experiments.training.export import EOS
+from experiments.training.objective import read_objective
 from experiments.training.student import build_student, check_frozen, first_params
 from mtad_jax.devices.sharding import by_rows, make_mesh, replicated
 from mtad_jax.models.linen import LinenLM
@@ -39,8 +42,21 @@ class Trainer:
         target: BoundLM | None,
         log: Callable[[str], None],
         mesh: Mesh | None = None,
+        *,
+        ends: tuple[int, ...] = (EOS,),
+        first: BoundLM | None = None,
     ):
         """Build the model and its optimizer; with no mesh, rows are split over all devices.
+
+        Args:
+          config: the recipe.
+          data_dir: of the arrays.
+          output: folder for the checkpoints.
+          target: the teacher, if the recipe's losses have one.
+          log: takes lines.
+          mesh: of `make_mesh`.
+          ends: end tokens, which a drafted block ends with.
+          first: the model of `config.init_from`, if it names one.
 
         Raises:
           ValueError: the data, the model, the mesh and the recipe do not go together.
@@ -49,21 +65,22 @@ class Trainer:
         self._mesh = mesh = make_mesh({"data": jax.device_count()}) if mesh is None else mesh
         self._phases = tuple(Phase(*phase) for phase in config.phases)
         self.total = sum(phase.steps for phase in self._phases)
-        self.model = build_student(config, target)
+        self.model = build_student(config, target, first)
         laid = _lay_out(self.model, mesh)
+        objective = read_objective(config, self.model.vocab_size, target, ends)
         rows = mesh.shape["data"]
         self._train, self._held_out = _read_data(
-            data_dir, config.held_out, self.model.vocab_size, self._phases, rows
+            data_dir, config.held_out, objective.vocab, self._phases, rows
         )
         optimizer = train_step.make_optimizer(config)
-        params = first_params(config, self.model, target)
+        params = first_params(config, self.model, target, first)
         check_frozen(config, params)
         state = train_step.init_state(params, optimizer)
         where = train_step.state_shardings(laid, optimizer, state)
         self.state: train_step.TrainState = jax.device_put(state, where)
-        target = jax.device_put(target, replicated(mesh))
-        self._step = train_step.make_step(laid, optimizer, config, target, where)
-        self._eval = train_step.make_eval(laid, target)
+        objective = dataclasses.replace(objective, target=jax.device_put(target, replicated(mesh)))
+        self._step = train_step.make_step(laid, optimizer, config, objective, where)
+        self._eval = train_step.make_eval(laid, objective)
         self._checkpoints = ocp.CheckpointManager(
             (output / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(

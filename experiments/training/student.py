@@ -1,4 +1,4 @@
-"""What a recipe trains: a fresh model of its own shape, or some layers cut out of the target.
+"""What a recipe trains: a fresh model, one that goes on from another, or layers of the target.
 
 A draft that is cut out of its target begins with the target's embedding, head and some of its
 layers, and learns to do without the others, as DistilBERT did (Sanh et al., 2019,
@@ -18,12 +18,19 @@ from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Params
 
 
-def build_student(config: Any, target: BoundLM | None) -> LinenLM:
+def build_student(config: Any, target: BoundLM | None, first: BoundLM | None = None) -> LinenLM:
     """Return the model that a recipe trains.
+
+    Args:
+      config: the recipe.
+      target: the teacher, if there is one.
+      first: the model of `config.init_from`, if it names one.
 
     Raises:
       ValueError: a shape that cannot be, or layers that the target does not have.
     """
+    if first is not None:
+        return _going_on(config, first)
     if not config.init_layers:
         model = build_model(config.model)
         if config.induction:
@@ -41,8 +48,33 @@ def build_student(config: Any, target: BoundLM | None) -> LinenLM:
     return LinenLM(cut.module)
 
 
-def first_params(config: Any, model: LinenLM, target: BoundLM | None) -> Params:
+def _going_on(config: Any, first: BoundLM) -> LinenLM:
+    """Return the model of `config.init_from`.
+
+    Raises:
+      ValueError: the recipe asks for another shape or for other first parameters.
+    """
+    if config.init_layers or config.induction:
+        name = "init_layers" if config.init_layers else "induction"
+        raise ValueError(
+            f"config.{name} means nothing beside config.init_from={config.init_from}, which has "
+            f"the first parameters: set config.{name} to {'()' if config.init_layers else 'False'}"
+        )
+    assert isinstance(first.model, LinenLM)
+    if config.model and build_model(config.model).config != first.model.config:
+        raise ValueError(
+            f"config.init_from={config.init_from} has another shape than config.model: "
+            f"{first.model.config}"
+        )
+    return first.model
+
+
+def first_params(
+    config: Any, model: LinenLM, target: BoundLM | None, first: BoundLM | None = None
+) -> Params:
     """Return the first parameters of the model that `build_student` built; no array is shared."""
+    if first is not None:
+        return jax.tree.map(jnp.copy, first.params)  # a step gives its arrays away
     if not config.init_layers:
         params = model.init(jax.random.key(config.seed))
         return (

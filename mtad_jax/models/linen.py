@@ -258,12 +258,29 @@ class LinenLM:
           documents: which document of its row a token belongs to, each in one stretch: tokens see
             those of their own alone, and positions start anew with each. None: one a row.
         """
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        same = None
-        if documents is not None:
-            same = documents[:, :, None] == documents[:, None, :]
-            positions -= jnp.argmax(same, axis=-1)  # where a token's own document begins
-        logits, _ = self.module.apply({"params": params}, tokens, positions=positions, window=same)
+        if documents is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+            return self.window_logits(params, tokens, positions, None)
+        return self.window_logits(params, tokens, *in_documents(documents))
+
+    def window_logits(
+        self,
+        params: Params,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        window: Bool[Array, "B T T"] | None,
+    ) -> Float[Array, "B T V"]:
+        """Return f32 logits of every token, without a cache.
+
+        Args:
+          params: the parameters.
+          tokens: rows to score.
+          positions: of each token.
+          window: of the tokens up to its own, which each sees; None: all of them.
+        """
+        logits, _ = self.module.apply(
+            {"params": params}, tokens, positions=positions, window=window
+        )
         return logits
 
     def keep(
@@ -276,6 +293,19 @@ class LinenLM:
     ) -> kv.KVCache:
         """Copy cache slots; see `CausalLM.keep`."""
         return kv.keep(cache, source, dest, span=span, layout=self.layout)
+
+
+def in_documents(
+    documents: Int[Array, "B T"],
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T T"]]:
+    """Return each token's position in its own document, and which tokens are of that document.
+
+    Args:
+      documents: which document of its row a token belongs to, each in one stretch.
+    """
+    same = documents[:, :, None] == documents[:, None, :]
+    positions = jnp.broadcast_to(jnp.arange(documents.shape[1]), documents.shape)
+    return positions - jnp.argmax(same, axis=-1), same
 
 
 def _check_divides(axis: str, size: int, **dims: int) -> None:

@@ -22,6 +22,7 @@ from experiments.training import step as train_step
 from experiments.training.data import Corpus, Phase
 from experiments.training.induction import check_room, with_induction
 from experiments.training.loop import Trainer
+from experiments.training.objective import read_objective
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.configs import llama_config
@@ -174,7 +175,8 @@ def test_only_answers_count_where_questions_weigh_nothing(data):
     answers = np.arange(len(corpus)) % 5 > 2
     rows = train_data.Schedule(corpus, (Phase(1, 4, 16),), 0).at(0)[0]
     batch = Corpus(corpus.tokens, answers).batch(rows, 17, 0.0)
-    got = train_step.make_eval(model, None)(params, batch)["cross_entropy"]
+    objective = read_objective(config, model.vocab_size, None, ())
+    got = train_step.make_eval(model, objective)(params, batch)["cross_entropy"]
     logp = np.asarray(jax.nn.log_softmax(model.train_logits(params, batch.tokens[:, :-1])))
     counted = np.asarray(batch.weight) > 0
     picked = np.take_along_axis(logp, np.asarray(batch.tokens)[:, 1:, None], axis=-1)[..., 0]
@@ -326,6 +328,9 @@ def test_wrong_input_is_one_line(capsys, monkeypatch, data, tmp_path):
         "give --resume": command(data, run),
         "other settings of seed": command(data, run, "--resume", "--config.seed=9"),
         "holds no run": command(data, other),
+        "there is no loss 'kll': use cross_entropy, kl,": command(
+            data, tmp_path / "x", "--config.losses=(('kll',1.0),)"
+        ),
         "--target goes with": [draft, *command(data, tmp_path / "x")[1:]],
         "fewer than a batch": command(
             data, tmp_path / "x", "--config.phases=((1,4000,16),)", "--mesh=fsdp:8"
