@@ -133,7 +133,7 @@ def test_stability_lists_every_public_name_and_no_other():
     for cell, names in table:
         module = cell or module
         listed.setdefault(module, set()).update(re.findall(r"`(\w+)`", names))
-    for name in ("mtad_jax", "mtad_jax.adapters", "mtad_jax.testing"):
+    for name in ("mtad_jax", "mtad_jax.adapters", "mtad_jax.plots", "mtad_jax.testing"):
         assert listed[name] == set(importlib.import_module(name).__all__), name
     doc = inspect.getdoc(mtad_jax.rules) or ""
     assert [n for n in mtad_jax.rules.__all__ if not re.search(rf"\b{n}\b", doc)] == []
