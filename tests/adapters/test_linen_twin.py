@@ -48,7 +48,7 @@ def small(name):
     return RECIPES[name](**{s: sizes[s] for s in settings_of(RECIPES[name]) if s in sizes})
 
 
-@pytest.mark.parametrize("name", each(RECIPES, ("speculative", "mmtad", "beam"), others="heavy"))
+@pytest.mark.parametrize("name", each(RECIPES, among=("speculative", "mmtad", "beam")))
 def test_equal_texts(pairs, name):
     """Of a chain, a tree and the target's own beams; the others only take longer."""
     strategy = small(name)
