@@ -64,7 +64,7 @@ def test_equal_texts(pairs, name):
     np.testing.assert_allclose(one.trace.logp_raw, two.trace.logp_raw, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_twin_of_the_shipped_draft_drafts_its_text():
     shipped = Pipeline.shipped()
     lm = shipped.draft.lm.replace(

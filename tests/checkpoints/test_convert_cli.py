@@ -268,6 +268,7 @@ def test_command_lines(tmp_path):
     assert "output exists" in error_line(done)
 
 
+@pytest.mark.heavy
 def test_verify(tmp_path):
     pytest.importorskip("transformers")
     source, own = make(tmp_path / "hf"), tmp_path / "own"

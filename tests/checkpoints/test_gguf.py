@@ -223,7 +223,7 @@ def test_what_is_no_gguf_file(tmp_path, monkeypatch):
     check_refused(source, tmp_path, "gguf is needed to read it", "[gguf]")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_commands(tmp_path):
     source = make(tmp_path / "a.gguf", kind="Q8_0")
     own = tmp_path / "own"

@@ -55,7 +55,9 @@ def texts(pipe: Pipeline, *rules) -> list[list[int]]:
     ("target", "draft", "more"),
     [
         ((QWEN2, 64), (QWEN2, 16), ""),  # Qwen2.5-7B and 0.5B: 152,064 and 151,936 rows
-        ((QWEN2, 16), (LLAMA, 64), ""),  # of two families
+        pytest.param(  # of two families
+            (QWEN2, 16), (LLAMA, 64), "", marks=pytest.mark.heavy
+        ),
         ((GEMMA3, 64), (GEMMA3, 0), "no tokenizer"),
     ],
     ids=["one family", "two families", "a draft without a tokenizer"],

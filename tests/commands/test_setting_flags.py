@@ -153,7 +153,10 @@ ONE = "--prompt_ids=1,5"
         ([ONE, "--draft_temperature=-1"], "the draft's temperature=-1.0 must be"),
         ([ONE, "--draft_top_k=2"], "top_k=2: lower width"),
         ([ONE, "--strategy=specinfer", "--branching=4,x"], "--branching=4,x must be whole"),
-        ([ONE, "--branching=4,2"], "--branching=4,2 means nothing.* use specinfer or mcsd$"),
+        (
+            [ONE, "--branching=4,2"],
+            "--branching=4,2 means nothing.* use specinfer, mcsd or traversal$",
+        ),
         ([ONE, "--ngram=2"], "--ngram=2 means nothing to --strategy=mmtad: .* or use lookup$"),
         ([ONE, "--draft_kind=chain"], "--draft_kind=chain means nothing.* threshold or typical$"),
         ([ONE, "--draw=x"], "draw='x' must be"),

@@ -28,7 +28,9 @@ def folder(path: Path, config: dict) -> Path:
     ("config", "shape"),
     [
         (GEMMA3 | SIZES, "data:2,model:4"),  # each key/value head on two devices
-        (GEMMA3 | SIZES | {"attention_bias": True}, "fsdp:4,model:2"),
+        pytest.param(
+            GEMMA3 | SIZES | {"attention_bias": True}, "fsdp:4,model:2", marks=pytest.mark.heavy
+        ),
         pytest.param(QWEN2 | SIZES, "data:2,fsdp:2,model:2", marks=pytest.mark.heavy),
     ],
     ids=["gemma3", "gemma3-fsdp", "qwen2"],

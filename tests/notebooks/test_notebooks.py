@@ -126,7 +126,7 @@ def test_quick_start(small, capsys):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_how_mtad_works(small, capsys):
     names, shown = notebooks.run(FOLDER / "how_mtad_works.ipynb")
     opened, first, second, row, cut, chain, lines, front = shown

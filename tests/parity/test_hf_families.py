@@ -90,5 +90,6 @@ def test_drafts_change_nothing_about_greedy_text(rule, two):
     assert got.stats().accepted.sum() > 0
 
 
+@pytest.mark.heavy
 def test_conforms_with_windows_under_a_tree_rule(tmp_path):
     check_strategy(recipes.mmtad(2, 3), *near_pair("gemma3", tmp_path))
