@@ -46,7 +46,8 @@ SCHEMA = {
 
 def write_model(folder, config, tokenizer):
     """Write the first layer of a model of full width, with random weights, in bfloat16."""
-    config = config | {"num_hidden_layers": 1}
+    ids = {"bos_token_id": 1, "eos_token_id": 2}  # of the small tokenizers
+    config = config | {"num_hidden_layers": 1} | ids
     noise = np.random.default_rng(0).standard_normal(999_983) * 0.02  # a prime: no rows are alike
     noise = noise.astype(ml_dtypes.bfloat16)
     shapes = families.model_of(config).param_shapes()
