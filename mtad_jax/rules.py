@@ -16,11 +16,11 @@ Both:
     Request (what is asked of a rule), Controls (its settings), DecodeState
 
 Drafters to join a verifier with:
-    Beam, Chain, ConfidentChain, Lookup, NoDraft, Tree
+    Beam, Chain, ConfidentChain, Lookup, NoDraft, Recycling, StochasticBeams, Suffix, Tree
 
 Verifiers to join a drafter with:
-    Ancestral, Argmax, BlockVerification, JointThreshold, Rejection, SpecTr, Threshold,
-    TreeRejection, Typical
+    Ancestral, Argmax, BeamRejection, BlockVerification, Cascade, Fuzzy, JointThreshold, Mentored,
+    PointRejection, Rejection, SpecTr, Threshold, Traversal, TreeRejection, Typical
 """
 
 from mtad_jax.decode.draft import DraftTree, node_logp, path_sum, take
@@ -30,6 +30,9 @@ from mtad_jax.decode.drafters.chain import Chain
 from mtad_jax.decode.drafters.confident import ConfidentChain
 from mtad_jax.decode.drafters.lookup import Lookup
 from mtad_jax.decode.drafters.none import NoDraft
+from mtad_jax.decode.drafters.recycling import Recycling
+from mtad_jax.decode.drafters.stochastic import StochasticBeams
+from mtad_jax.decode.drafters.suffix import Suffix
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.logits import extend, history, law
 from mtad_jax.decode.protocols import Drafter, Strategy, Verdict, Verifier
@@ -45,11 +48,17 @@ from mtad_jax.decode.verifiers.base import (
     leading,
     verdict,
 )
+from mtad_jax.decode.verifiers.cascade import Cascade
+from mtad_jax.decode.verifiers.fuzzy import Fuzzy
 from mtad_jax.decode.verifiers.joint import JointThreshold
+from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
+from mtad_jax.decode.verifiers.lossless.points import PointRejection
 from mtad_jax.decode.verifiers.lossless.rejection import Rejection
 from mtad_jax.decode.verifiers.lossless.spectr import SpecTr
+from mtad_jax.decode.verifiers.lossless.traversal import Traversal
 from mtad_jax.decode.verifiers.lossless.tree import TreeRejection
+from mtad_jax.decode.verifiers.mentored import Mentored
 from mtad_jax.decode.verifiers.plain import Ancestral, Argmax
 from mtad_jax.decode.verifiers.threshold import Threshold
 from mtad_jax.decode.verifiers.typical import Typical
@@ -59,24 +68,33 @@ __all__ = [
     "Ancestral",
     "Argmax",
     "Beam",
+    "BeamRejection",
     "BlockVerification",
+    "Cascade",
     "Chain",
     "ConfidentChain",
     "Controls",
     "DecodeState",
     "DraftTree",
     "Drafter",
+    "Fuzzy",
     "JointThreshold",
     "Lookup",
     "Lossless",
     "Lossy",
+    "Mentored",
     "NoDraft",
     "OneChain",
+    "PointRejection",
+    "Recycling",
     "Rejection",
     "Request",
     "SpecTr",
+    "StochasticBeams",
     "Strategy",
+    "Suffix",
     "Threshold",
+    "Traversal",
     "Tree",
     "TreeRejection",
     "Typical",
