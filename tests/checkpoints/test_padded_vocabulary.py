@@ -58,7 +58,7 @@ def texts(pipe: Pipeline, *rules) -> list[list[int]]:
         pytest.param(  # of two families
             (QWEN2, 16), (LLAMA, 64), "", marks=pytest.mark.heavy
         ),
-        ((GEMMA3, 64), (GEMMA3, 0), "no tokenizer"),
+        pytest.param((GEMMA3, 64), (GEMMA3, 0), "no tokenizer", marks=pytest.mark.heavy),
     ],
     ids=["one family", "two families", "a draft without a tokenizer"],
 )

@@ -262,7 +262,7 @@ def folders(tmp_path_factory) -> list[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.heavy), 2])
 def test_no_process_holds_more_than_its_shards_and_a_tensor(folders, processes):
     with socket.socket() as free:
         free.bind(("localhost", 0))

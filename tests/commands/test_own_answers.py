@@ -145,7 +145,7 @@ def test_it_learns_and_what_is_frozen_stays(target, data, tmp_path):
     assert sum("s a step" in line for line in lines) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_commands_end_in_a_draft_that_loads_beside_its_target(target, tmp_path):
     def run(*arguments):
         done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)

@@ -117,7 +117,7 @@ def test_keeps_the_promises_of_a_causal_lm():
     check_causal_lm(sharded.pair()[1].quantized("weights,kv"), atol=0.25)
 
 
-@pytest.mark.parametrize("parts", ["weights", "weights,kv"])
+@pytest.mark.parametrize("parts", [pytest.param("weights", marks=pytest.mark.heavy), "weights,kv"])
 @pytest.mark.slow
 def test_decodes_alike_on_one_device_and_on_eight(parts):
     mesh = "data:2,fsdp:2,model:2"

@@ -132,6 +132,7 @@ def run(*arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.heavy
 def test_any_hugging_face_target_teaches_a_draft_of_any_shape(data, target, tmp_path):
     """Without a tokenizer in the data, and with a padded table; then another loss goes on."""
     teacher, kl, tv = f"--target={target.folder}", tmp_path / "kl", tmp_path / "tv"
