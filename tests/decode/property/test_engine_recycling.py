@@ -53,14 +53,11 @@ def recycled(case: Case, depth: int, width: int, begin: ref.Table, *, forgets: b
     return expected
 
 
-NONE_ENDED = pytest.mark.xfail(
-    raises=AssertionError,
-    reason="all rounds agree, but none of 440 ended by an accepted end token: not yet understood",
-)
 SHAPES = [  # depth, width, vocabulary, top-k, controls
     (2, 3, 5, 0, ALL_CONTROLS),
     pytest.param(3, 2, 4, 3, (), marks=pytest.mark.heavy),
-    pytest.param(1, 4, 6, 0, (), marks=[pytest.mark.heavy, NONE_ENDED]),
+    # Nearly all tokens have an entry: end tokens, which the cases make unlikely, are drafted too.
+    pytest.param(1, 4, 5, 0, (), marks=pytest.mark.heavy),
 ]
 
 
