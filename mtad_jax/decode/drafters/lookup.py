@@ -10,7 +10,7 @@ from mtad_jax.decode.drafters.base import OneChain, point_chain
 from mtad_jax.decode.request import Request, check_depth, check_whole
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
-from mtad_jax.types import Array, Int
+from mtad_jax.types import Array, Bool, Int
 
 
 @struct.dataclass
@@ -55,11 +55,18 @@ class Lookup(OneChain):
     ) -> tuple[DraftTree, Any]:
         """Return the continuation as a chain; of `lm`, the target, only its vocabulary is read."""
         assert lm is not None
-        place, matched = last_occurrence(state.tokens, state.length, self.ngram)
-        index = place[:, None] + 1 + jnp.arange(self.depth)
-        tokens = take(state.tokens, jnp.minimum(index, state.length[:, None] - 1))
-        inside = (matched > 0)[:, None] & (index < state.length[:, None])
+        tokens, inside, _ = repetition(state, self.ngram, self.depth)
         return point_chain(state, tokens, inside, controls, lm.vocab_size), state.draft_cache
+
+
+def repetition(
+    state: DecodeState, ngram: int, depth: int
+) -> tuple[Int[Array, "B K"], Bool[Array, "B K"], Int[Array, " B"]]:
+    """Return K tokens after the occurrence, which of them are of the text, and its n; 0: none."""
+    place, matched = last_occurrence(state.tokens, state.length, ngram)
+    index = place[:, None] + 1 + jnp.arange(depth)
+    tokens = take(state.tokens, jnp.minimum(index, state.length[:, None] - 1))
+    return tokens, (matched > 0)[:, None] & (index < state.length[:, None]), matched
 
 
 def last_occurrence(

@@ -8,7 +8,7 @@ from flax import struct
 from mtad_jax.decode.draft import DraftTree, take
 from mtad_jax.decode.drafters.base import OneChain, point_chain
 from mtad_jax.decode.drafters.corpus import Corpus, check_longest, last_match
-from mtad_jax.decode.drafters.lookup import last_occurrence
+from mtad_jax.decode.drafters.lookup import repetition
 from mtad_jax.decode.request import Request, check_depth
 from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
@@ -67,10 +67,7 @@ class Suffix(OneChain):
     ) -> tuple[DraftTree, Any]:
         """Return the continuation as a chain; of `lm`, the target, only its vocabulary is read."""
         assert lm is not None
-        place, matched = last_occurrence(state.tokens, state.length, self.longest)
-        index = place[:, None] + 1 + jnp.arange(self.depth)
-        tokens = take(state.tokens, jnp.minimum(index, state.length[:, None] - 1))
-        inside = (matched > 0)[:, None] & (index < state.length[:, None])
+        tokens, inside, matched = repetition(state, self.longest, self.depth)
         if self.corpus is not None:
             there, longer = last_match(self.corpus, self._end(state))
             better = (longer > matched)[:, None]
