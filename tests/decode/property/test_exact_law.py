@@ -30,7 +30,7 @@ from mtad_jax.decode.drafters.suffix import Suffix
 from mtad_jax.decode.drafters.tree import Tree
 from mtad_jax.decode.protocols import Verdict
 from mtad_jax.decode.verifiers import dsbd
-from mtad_jax.decode.verifiers.lossless import beams
+from mtad_jax.decode.verifiers.lossless import tree as tree_rules
 from mtad_jax.decode.verifiers.lossless.beams import BeamRejection
 from mtad_jax.decode.verifiers.lossless.block import BlockVerification
 from mtad_jax.decode.verifiers.lossless.points import PointRejection
@@ -286,7 +286,7 @@ class AsIfReplaced(BeamRejection):
     """Leaves q as it is after a failure."""
 
     def verify(self, draft, logp, logits, keys, controls):
-        with mock.patch.object(beams, "try_in_turn", as_if_replaced):
+        with mock.patch.object(tree_rules, "try_in_turn", as_if_replaced):
             return BeamRejection.verify(self, draft, logp, logits, keys, controls)
 
 

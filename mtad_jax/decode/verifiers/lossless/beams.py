@@ -3,15 +3,14 @@
 import jax.numpy as jnp
 from flax import struct
 
-from mtad_jax.decode import random
-from mtad_jax.decode.draft import DraftTree, take
+from mtad_jax.decode.draft import DraftTree
 from mtad_jax.decode.drafters.stochastic import StochasticBeams
 from mtad_jax.decode.protocols import Drafter, Verdict
 from mtad_jax.decode.request import Request
 from mtad_jax.decode.state import Controls
 from mtad_jax.decode.verifiers.base import Lossless
-from mtad_jax.decode.verifiers.lossless.tree import try_in_turn
-from mtad_jax.types import Array, Float, Key
+from mtad_jax.decode.verifiers.lossless.tree import reject_down
+from mtad_jax.types import Array, Float, Int, Key
 
 
 @struct.dataclass
@@ -45,21 +44,10 @@ class BeamRejection(Lossless):
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        assert tree.logq is not None
         width = tree.depth.count(1)
-        u = random.uniform(keys, (len(tree.depth) - 1,))
-        leaf, going = jnp.zeros_like(tree.length), jnp.ones(tree.length.shape, bool)
-        bonus = logp[:, 0]
-        for level in range(tree.max_depth):
-            here = slice(1 + level * width, 1 + (level + 1) * width)
-            tried = tree.valid[:, here] & (tree.parent[:, here] == leaf[:, None])
-            at = jnp.where(going, leaf, 0)
-            chosen, rest = try_in_turn(
-                jnp.exp(take(logp, at)), jnp.exp(take(tree.logq, at)), tree.tokens[:, here],
-                tried & going[:, None], u[:, here.start - 1 : here.stop - 1], replace=False,
-            )  # fmt: skip
-            moves = chosen < width
-            bonus = jnp.where((going & ~moves)[:, None], jnp.log(rest), bonus)
-            leaf = jnp.where(moves, here.start + chosen, leaf)
-            going = moves
-        return Verdict(leaf, jnp.where(going[:, None], take(logp, leaf), bonus))
+
+        def children(level: int, leaf: Int[Array, " B"]) -> Int[Array, "B W"]:
+            here = 1 + level * width + jnp.arange(width)
+            return jnp.broadcast_to(here, (leaf.shape[0], width))
+
+        return reject_down(tree, logp, keys, children, replace=False)

@@ -1,5 +1,7 @@
 """Tree speculation: the children of a node are tried in draw order."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import struct
 
@@ -47,26 +49,48 @@ class TreeRejection(Lossless):
         controls: Controls,
     ) -> Verdict:
         """Judge a draft; see `Verifier.verify`."""
-        assert tree.logq is not None
         sizes = [tree.depth.count(level) for level in range(tree.max_depth + 1)]
-        u = random.uniform(keys, (len(tree.depth) - 1,))
-        leaf, going = jnp.zeros_like(tree.length), jnp.ones(tree.length.shape, bool)
-        bonus, first = logp[:, 0], 0  # of the level
-        for above, here in zip(sizes, sizes[1:], strict=False):
-            count = here // above
-            place = jnp.where(going, leaf - first, 0)  # of the leaf in its level
-            first += above
-            child = first + place[:, None] * count + jnp.arange(count)
-            tried = take(tree.valid, child) & going[:, None]
-            p, q = jnp.exp(take(logp, leaf)), jnp.exp(take(tree.logq, leaf))
-            chosen, rest = try_in_turn(
-                p, q, take(tree.tokens, child), tried, take(u, child - 1), replace=self.replace
-            )
-            moves = chosen < count
-            bonus = jnp.where((going & ~moves)[:, None], jnp.log(rest), bonus)
-            leaf = jnp.where(moves, first + place * count + chosen, leaf)
-            going = moves
-        return Verdict(leaf, jnp.where(going[:, None], take(logp, leaf), bonus))
+
+        def children(level: int, leaf: Int[Array, " B"]) -> Int[Array, "B C"]:
+            count, first = sizes[level + 1] // sizes[level], sum(sizes[:level])
+            place = jnp.maximum(leaf - first, 0)  # in the level; any where a row goes no further
+            return first + sizes[level] + place[:, None] * count + jnp.arange(count)
+
+        return reject_down(tree, logp, keys, children, replace=self.replace)
+
+
+def reject_down(
+    tree: DraftTree,
+    logp: Float[Array, "B N V"],
+    keys: Key[Array, " B"],
+    children: Callable[[int, Int[Array, " B"]], Int[Array, "B C"]],
+    *,
+    replace: bool,
+) -> Verdict:
+    """Judge a tree from the root on: at each node its children are tried in turn.
+
+    `children(level, leaf)` gives the nodes of the level below that may be the leaf's, in the order
+    in which they are tried; those that are not are left out.
+
+    Draws: u = `uniform(keys, (N - 1,))`, u[i - 1] for node i.
+    """
+    assert tree.logq is not None
+    u = random.uniform(keys, (len(tree.depth) - 1,))
+    leaf, going = jnp.zeros_like(tree.length), jnp.ones(tree.length.shape, bool)
+    bonus = logp[:, 0]
+    for level in range(tree.max_depth):
+        child = children(level, leaf)
+        tried = take(tree.valid, child) & (take(tree.parent, child) == leaf[:, None])
+        p, q = jnp.exp(take(logp, leaf)), jnp.exp(take(tree.logq, leaf))
+        chosen, rest = try_in_turn(
+            p, q, take(tree.tokens, child), tried & going[:, None], take(u, child - 1),
+            replace=replace,
+        )  # fmt: skip
+        moves = chosen < child.shape[1]
+        bonus = jnp.where((going & ~moves)[:, None], jnp.log(rest), bonus)
+        leaf = jnp.where(moves, take(child, jnp.minimum(chosen, child.shape[1] - 1)), leaf)
+        going = moves
+    return Verdict(leaf, jnp.where(going[:, None], take(logp, leaf), bonus))
 
 
 def try_in_turn(
