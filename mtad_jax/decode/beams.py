@@ -152,7 +152,6 @@ def beam_step(
 
     Gumbel noise [B, U, V] draws without replacement, in proportion to the weights; with noise of
     their own, [B, W, U, V], the W draws are independent: the same pair may come again.
-
     """
     pairs = offers(beams, logq)
     if noise is None:
