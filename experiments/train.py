@@ -22,6 +22,7 @@ from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.configs import TOKEN_FIELDS
 from mtad_jax.checkpoints.load import LoadedModel
+from mtad_jax.checkpoints.pair import with_layers
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
@@ -112,7 +113,7 @@ def export_as(
     if target is None:
         return train_export.hf_config(model.module.config), None
     if config.init_layers:
-        return target.config | {"num_hidden_layers": len(config.init_layers)}, target.folder
+        return with_layers(target.config, len(config.init_layers)), target.folder
     ids = {key: target.config[key] for key in TOKEN_FIELDS if key in target.config}
     return train_export.hf_config(model.module.config) | ids, target.folder
 

@@ -358,7 +358,7 @@ class Pipeline:
         def spell(token: int) -> str:
             if tokenizer is None:
                 return str(token)
-            return tokenizer.token_bytes(token, skip_special=False).decode("utf-8", "replace")
+            return tokenizer.decode([token], skip_special=False, continuation=True)
 
         return explain(self._call([self.encode(prompt)], strategy, settings), round, spell)
 

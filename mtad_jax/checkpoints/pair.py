@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,16 @@ def exit_early(target: LoadedModel, layers: int) -> LoadedModel:
       ValueError: as `early_exit`.
     """
     lm = early_exit(target.lm, layers)
-    return dataclasses.replace(target, lm=lm, config=_first_layers(target.config, layers))
+    return dataclasses.replace(target, lm=lm, config=with_layers(target.config, layers))
 
 
-def _first_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Return the `config.json` of a model's first layers."""
+def with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Return the `config.json` of a model cut to so many layers, of the kinds of its first ones."""
     if "text_config" in config:  # a language model within another one
-        return config | {"text_config": _first_layers(config["text_config"], layers)}
+        return {**config, "text_config": with_layers(config["text_config"], layers)}
     kinds = config.get("layer_types")
     own = {} if kinds is None else {"layer_types": kinds[:layers]}
-    return config | {"num_hidden_layers": layers} | own
+    return {**config, "num_hidden_layers": layers, **own}
 
 
 def with_one_vocabulary(target: LoadedModel, draft: LoadedModel) -> tuple[LoadedModel, LoadedModel]:
