@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtad_jax import recipes
+from mtad_jax.decode.arguments import as_prompts
 from mtad_jax.decode.engine import generate, stream
 from mtad_jax.decode.loop import run_rounds
 from mtad_jax.decode.warp import Warp
@@ -174,6 +175,13 @@ def test_refused(change, match):
 def test_refused_by_stream_before_the_first_item():
     refused(r"rounds=0 must be a whole number >= 1", stream, rounds=0)
     refused(r"tau=0\.0 must be > 0", stream, strategy=recipes.mtad(2, 2, 0.0))
+
+
+@pytest.mark.parametrize("prompts", [b"Once", {"Once": 1}, {"Once"}, frozenset(["Once"]), 7])
+def test_prompts_that_are_no_list(prompts):
+    with pytest.raises(TypeError, match=r"^prompts=.* is a \w+: give a list of texts, or of lists"):
+        as_prompts(prompts)
+    assert as_prompts("Once") == as_prompts(("Once",)) == ["Once"]
 
 
 def test_positions_of_the_target():

@@ -11,7 +11,7 @@ from flax import struct
 from jitted import jit_of_rule
 
 from mtad_jax import recipes
-from mtad_jax.decode import loop
+from mtad_jax.decode import engine, loop
 from mtad_jax.decode.drafters.base import OneChain, chain_draft, last_logits
 from mtad_jax.decode.drafters.none import NoDraft
 from mtad_jax.models.protocol import BoundLM
@@ -113,3 +113,14 @@ def test_a_hundred_rules_of_one_shape_keep_their_own_programs():
     for i in range(100):
         rule = struct.dataclass(type(f"Rule{i}", (), {"number": i, "__annotations__": {}}))
         assert number(rule(), 0) == i
+
+
+def test_a_call_is_timed_in_two_parts(monkeypatch):
+    """Prefill from the state's being ready, and the rounds from prefill's end."""
+    lm = table_lm(np.zeros((7, 9)))
+    call = engine.prepare(lm, [[1, 2]], [2], strategy=recipes.sample(), max_new_tokens=2)
+    monkeypatch.setattr(engine.time, "perf_counter", iter([10.0, 14.0, 21.0]).__next__)
+    timed = call.timed()
+    monkeypatch.undo()
+    assert (timed.prefill_seconds, timed.seconds) == (4.0, 7.0)
+    assert timed.result.length.tolist() == [2]

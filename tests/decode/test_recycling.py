@@ -204,7 +204,7 @@ BAD = {
     "entries": (Recycling(2, 3, ODD), Request(), r"table has shape .* \[vocabulary, width=3\]"),
     "reals": (Recycling(2, 2, ODD + 0.5), Request(), r"table has .* dtype float64: give integers"),
     "flat": (Recycling(2, 2, ODD[0]), Request(), r"table has shape \(2,\)"),
-    "large": (Recycling(2, 2, ODD + 5), Request(), r"table holds id 5, outside \[-1, 4\]"),
+    "large": (Recycling(2, 2, ODD + [0, 5]), Request(), r"table holds id 5, outside \[-1, 4\]"),
     "small": (Recycling(2, 2, ODD - 2), Request(vocab=5), r"table holds id -2, outside \[-1, 4\]"),
 }
 

@@ -51,6 +51,7 @@ ORDER = (
     "test_generate_errors", "test_conformance",
 )  # fmt: skip
 NEAREST = {
+    "arguments": ("test_arguments",),
     "beams": ("test_beams",),
     "certificate": ("test_boundaries", "test_result"),
     "checks": ("test_generate_errors",),
@@ -62,7 +63,9 @@ NEAREST = {
     "drafters/pairs": ("test_beams", "test_dsbd"),
     "drafters/stochastic": ("test_drafters", "test_beams"),
     "drafters": ("test_loop", "test_drafters"),
-    "engine": ("test_generate_errors",),
+    "engine": ("test_generate_errors", "test_loop"),
+    "explain": ("test_explain",),
+    "explained": ("test_explain",),
     "logits": ("test_logits",),
     "loop": ("test_loop",),
     "random": ("test_random",),

@@ -150,15 +150,14 @@ def last_match(corpus: Corpus, end: Int[Array, "B M"]) -> tuple[Int[Array, " B"]
       corpus: M is at most its `longest`.
       end: the last M tokens of each text, the last one first; -1 before the text's begin.
     """
-    count, most = corpus.newest.shape[0] // 2, end.shape[1]
+    most = end.shape[1]
     # Where the end itself would stand: one of its two neighbours agrees with it best.
     at = _rank(corpus, end, jnp.full(end.shape[:1], most), jnp.zeros(end.shape[:1], bool))
     matched = jnp.zeros_like(at)
-    for near in (at - 1, at):
-        inside = (near >= 0) & (near < count)
+    for near in (at - 1, at):  # past either end `_context` reads another place
         own = _context(corpus, near, most)
         agree = jnp.sum(jnp.cumprod((own == end) & (end >= 0), axis=1), axis=1)
-        matched = jnp.maximum(matched, jnp.where(inside, agree, 0))
+        matched = jnp.maximum(matched, agree)
     low, high = (_rank(corpus, end, matched, jnp.full(at.shape, upper)) for upper in (False, True))
     return _largest(corpus.newest, low, high), matched
 

@@ -66,15 +66,16 @@ def repetition(
     place, matched = last_occurrence(state.tokens, state.length, ngram)
     index = place[:, None] + 1 + jnp.arange(depth)
     tokens = take(state.tokens, jnp.minimum(index, state.length[:, None] - 1))
-    return tokens, (matched > 0)[:, None] & (index < state.length[:, None]), matched
+    return tokens, index < state.length[:, None], matched
 
 
 def last_occurrence(
     tokens: Int[Array, "B S"], length: Int[Array, " B"], ngram: int
 ) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-    """Return the slot in which the longest, then last, occurrence ends, and its n; 0: none.
+    """Return the slot in which the longest, then last, occurrence ends, and its n.
 
-    An occurrence of the last n <= `ngram` tokens ends at least one slot before the text does.
+    An occurrence of the last n <= `ngram` tokens ends at least one slot before the text does. Where
+    there is none: the last slot, which nothing follows, and 0.
     """
     slots = tokens.shape[1]
     slot = jnp.arange(slots)

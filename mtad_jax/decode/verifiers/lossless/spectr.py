@@ -74,7 +74,7 @@ class SpecTr(Lossless):
             alive &= tree.valid[:, first : first + chains]
             log_p, log_q = take(logp, leaf), take(tree.logq, leaf)
             p, q, count = jnp.exp(log_p), jnp.exp(log_q), jnp.sum(alive, axis=1)
-            most = jnp.maximum(count, 1).astype(p.dtype)
+            most = jnp.maximum(count, 1).astype(jnp.float32)
             rho = _best_rho(p, q, most) if self.rho == "best" else most
             drawn_q = jnp.where(alive, take(log_q, token), 0.0)
             log_ratio = take(log_p, token) - drawn_q - jnp.log(rho)[:, None]

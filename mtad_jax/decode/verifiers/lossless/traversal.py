@@ -98,8 +98,8 @@ class Traversal(Lossless):
             after, rest = _rest(budget, p, q)
             budget = jnp.where(tried, after, budget)
             p = jnp.where(tried[..., None], rest, p)
-            if not self.replace:
-                q = jnp.where(tried[..., None], _without(q, x), q)
+            if not self.replace:  # none is tried after one that could not be drawn
+                q = _without(q, x)
         return budget, p, jnp.stack(below, axis=2).reshape(batch, -1)
 
 
