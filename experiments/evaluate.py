@@ -108,7 +108,7 @@ def open_models(config: Any, points: list[Point]) -> Pipeline:
     if not config.target:
         if config.dtype:
             raise ValueError(f"config.dtype={config.dtype} needs config.target: leave it out")
-        return Pipeline.shipped(**how)
+        return Pipeline.shipped(draft=config.draft or None, **how)
     for point in points:
         if point.strategy.needs_draft and not config.draft:
             raise ValueError(

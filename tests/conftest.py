@@ -7,6 +7,7 @@ dies of a segmentation fault. Programs of one file are of little use to the next
 import itertools
 import os
 import shutil
+import time
 from pathlib import Path
 
 # Before jax is imported: with the `tpu` extra installed, every process would look for a TPU,
@@ -42,11 +43,25 @@ def pytest_configure(config):
 
 
 def pytest_addoption(parser):
-    """Let the conformance suite take any rule."""
+    """Let the conformance suite take any rule, and a run end in time."""
     parser.addoption(
         "--strategy", action="append",
         help="Rule for tests/decode/test_conformance.py: 'module:name depth=3'; repeatable.",
     )  # fmt: skip
+    parser.addoption(
+        "--time_budget", type=float, default=float("inf"),
+        help="Seconds; tests that would begin later are skipped, and said to be.",
+    )  # fmt: skip
+
+
+_BEGIN = time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip what would begin after the time budget."""
+    if time.monotonic() - _BEGIN > item.config.getoption("time_budget"):
+        pytest.skip("would begin after the time budget")
 
 
 @pytest.fixture(autouse=True, scope="module")

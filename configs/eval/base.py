@@ -15,7 +15,7 @@ def default_config() -> ml_collections.ConfigDict:
     """Return a config with every field at its default, for files in `configs/eval` to change.
 
     Fields:
-      target, draft: checkpoint folders; "": the shipped pair.
+      target, draft: checkpoint folders; "": the shipped pair. A draft may be early_exit:N.
       target_int8, draft_int8, dtype, mesh, shard_draft: as the flags of `experiments.generate`;
         dtype "": the checkpoint's.
       tasks: lines `NAME key=value ...`; values with spaces in quotes. `{data_dir}` in one is

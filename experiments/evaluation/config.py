@@ -7,6 +7,7 @@ from typing import Any
 from configs.eval.base import default_config
 from experiments.tasks.base import Task
 from experiments.tasks.registry import make_task, setting_types
+from mtad_jax.checkpoints.pair import exit_layers
 
 STYLES = ("plain", "chat")
 
@@ -33,7 +34,7 @@ def check_config(config: Any) -> None:
         raise ValueError(f"config.style={config.style} must be one of {', '.join(STYLES)}")
     if config.idle_seconds < 0:
         raise ValueError(f"config.idle_seconds={config.idle_seconds} must be >= 0")
-    if config.draft and not config.target:
+    if config.draft and not config.target and exit_layers(config.draft) is None:
         raise ValueError(f"config.draft={config.draft} needs config.target: give both or neither")
 
 

@@ -234,6 +234,8 @@ def test_overwrite_starts_again(pair, tmp_path):
         (["--config.style=rhyme"], "config.style=rhyme must be one of plain, chat"),
         (["--config.max_new_tokens=100000"], "max_new_tokens"),
         (["--config.draft="], "it drafts, and config.draft is empty"),
+        (["--config.target="], r"config.draft=\S+ needs config.target: give both or neither"),
+        (["--config.target=", "--config.draft=early_exit:9"], "early_exit=9: the model has 6"),
     ],
 )
 def test_refused_in_one_line_and_nothing_written(pair, tmp_path, args, said):

@@ -6,7 +6,12 @@ import pytest
 
 from mtad_jax import recipes
 from mtad_jax.decode.warp import Warp
-from mtad_jax.integrations.lm_eval.arguments import AUTO_BATCH, read_batch_size, read_strategy
+from mtad_jax.integrations.lm_eval.arguments import (
+    AUTO_BATCH,
+    open_pipeline,
+    read_batch_size,
+    read_strategy,
+)
 from mtad_jax.integrations.lm_eval.generation import read_wanted
 
 GREEDY = Warp(temperature=0.0)
@@ -87,6 +92,15 @@ def test_rules_with_settings_as_lm_eval_reads_them():
     assert read("specinfer", branching="3,2") == recipes.specinfer((3, 2))
     assert read("threshold", draft_kind="chain") == recipes.threshold(draft="chain")
     assert read("outside_rules:slack", depth=2).depth == 2
+
+
+def test_the_shipped_target_may_draft_with_its_own_first_layers():
+    nothing = {"dtype": None, "mesh": None, "shard_draft": False}
+    pipe = open_pipeline(
+        None, "early_exit:3", "mmtad", needs_draft=True, target_int8="", draft_int8="", **nothing
+    )
+    assert pipe.draft.lm.model.config.num_layers == 3
+    assert pipe.draft.lm.params["layer_0"] is pipe.target.lm.params["layer_0"]
 
 
 def test_batch_sizes():

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from mtad_jax.calibration.candidates import shown
+from mtad_jax.checkpoints.pair import exit_layers
 from mtad_jax.decode.checks import check_count
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.request import Request
@@ -74,7 +75,7 @@ def open_pipeline(
     """Open the models; without a target the shipped pair.
 
     Args:
-      target, draft: folders.
+      target, draft: folders; the draft may be early_exit:N.
       strategy: name of the rule, for messages.
       needs_draft: whether it drafts with a model.
       dtype: as `mtad_jax.load`'s; "auto": None.
@@ -86,7 +87,8 @@ def open_pipeline(
     """
     dtype = None if dtype == "auto" else dtype
     if target is None:
-        for name, value in (("draft", draft), ("dtype", dtype)):
+        own = draft if exit_layers(draft) is None else None
+        for name, value in (("draft", own), ("dtype", dtype)):
             if value is not None:
                 raise ValueError(f"{name}={value} needs target=DIR, or leave it out, too")
     elif needs_draft and draft is None:
@@ -110,7 +112,7 @@ def open_pipeline(
         "draft_int8": draft_int8,
     }
     if target is None:
-        return Pipeline.shipped(**how)
+        return Pipeline.shipped(draft=draft, **how)
     folders = [None if path is None else str(path) for path in (target, draft)]
     return Pipeline.load(*folders, dtype=dtype, **how)  # type: ignore[arg-type]
 

@@ -62,7 +62,8 @@ class MtadLM(TemplateLM):
 
         Args:
           target: checkpoint folder, ours or Hugging Face's; None: the shipped pair.
-          draft: checkpoint folder of the small model, for rules that draft.
+          draft: checkpoint folder of the small model, for rules that draft; or early_exit:N, the
+            target's own first layers.
           strategy: decoding rule, one of `mtad_jax.recipes` or `module:name`.
           batch_size: requests decoded or scored together, or "auto" (`arguments.AUTO_BATCH`).
           max_batch_size: bound on "auto".
