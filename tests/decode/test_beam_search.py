@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import reference as ref
 
+from mtad_jax import recipes
 from mtad_jax.decode.beams import Beams
-from mtad_jax.decode.engine import generate
+from mtad_jax.decode.engine import generate, prepare
 from mtad_jax.decode.logits import History
 from mtad_jax.decode.state import END, LENGTH, Trace
 from mtad_jax.decode.target_beams import beam_search
 from mtad_jax.decode.target_beams.beam_search import BeamSearch, Search
 from mtad_jax.decode.target_beams.live import LiveBeams
+from mtad_jax.decode.target_beams.speculative_beam import SpeculativeBeam
 from mtad_jax.testing import table_lm
 
 VOCAB, NEW, WIDE = 3, 3, 3
@@ -134,5 +136,19 @@ def test_a_row_that_goes_on_has_no_text_yet():
     assert out.length.tolist() == [2] and out.tokens[0].tolist() == [9] * 8
 
 
-def test_scratch():
+def test_what_the_rules_of_the_targets_own_beams_say_of_themselves():
+    for rule in (BeamSearch(3, "search"), SpeculativeBeam(3, "search", 2, 4), recipes.mtjd(2, 3)):
+        assert not rule.lossless and rule.bound is None and rule.depth == 0
     assert BeamSearch(3, "search").scratch(7) == 21
+    assert SpeculativeBeam(3, "search", 2, 4).scratch(7) == 3 * 8 + 2 * 4
+
+
+def test_rounds_are_counted_as_they_run():
+    call = prepare(
+        table_lm(np.zeros((7, VOCAB))), [[0, 1]], [2], strategy=BeamSearch(WIDE, "search"),
+        max_new_tokens=4,
+    )  # fmt: skip
+    state = call.advance(call.state, 3)
+    assert state.rounds == 3 and not state.done[0]
+    state = call.advance(state)
+    assert state.rounds == 4 and state.done[0]

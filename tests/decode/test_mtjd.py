@@ -152,6 +152,7 @@ def test_what_is_in_range_passes():
     MTJD(3, 0, "exact").check(Request())  # a vocabulary that is not known yet refuses nothing
     MTJD(3, 0, "exact").check(Request(vocab=16))
     MTJD(1, 2, "sample").check(Request(trees=False, samples=3))
+    MTJD(2, 9, "sample").check(Request(vocab=9, top_k=3))
     assert MTJD(2, 0, "exact").scratch(9) == 1 + 64 and MTJD(3, 4, "search").scratch(9) == 9
 
 

@@ -217,6 +217,12 @@ def test_a_bad_setting_is_named(name):
     assert "\n" not in str(error.value)
 
 
+def test_one_row_counts_where_none_was_told(monkeypatch):
+    monkeypatch.setattr(recycling, "MOST_BYTES", 4 * 5 * 2 - 1)
+    with pytest.raises(ValueError, match="a table of 40 bytes .* for each of 1 rows"):
+        Recycling(2, 2).check(Request(vocab=5))
+
+
 def test_what_is_in_range_passes(monkeypatch):
     Recycling(2, 8).check(Request(vocab=2**17, rows=1024))
     Recycling(2, 3, ODD[:, [0, 0, 0]] - 1).check(Request(vocab=5))

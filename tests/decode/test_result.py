@@ -2,6 +2,8 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,6 +29,14 @@ def result_of(bound=-1.0):
 
 def shown(blocks):
     return [(b.start, b.tokens, b.accepted, b.candidate, b.log_ratio, b.ending) for b in blocks]
+
+
+def test_it_is_shown_on_one_line():
+    whole = result_of()
+    assert repr(whole) == "DecodeResult(3 rows, 9 tokens, 2 done)"
+    assert repr(jax.tree.map(jnp.asarray, whole)) == repr(whole)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole)
+    assert repr(shapes) == "DecodeResult(3x7 tokens)"
 
 
 def test_the_counters():

@@ -29,10 +29,11 @@ _propose = jit_of_rule(lambda drafter, lm, state, controls: drafter.propose(lm, 
 def drawn(seed, *, size=40):
     """An array of documents, many of them short; always 25 places, so that programs are shared."""
     rng = np.random.default_rng(seed)
-    ids = rng.permutation(np.repeat([1, -1], [size - 8, 8])) * rng.integers(1, VOCAB, size)
+    ends = rng.permutation(np.repeat([False, True], [size - 8, 8]))
+    ids = np.where(ends, -rng.integers(1, VOCAB, size), rng.integers(0, VOCAB, size))
     while True:
-        flat = np.pad(np.maximum(ids, -1), 1, constant_values=-1)
-        places = ((flat[1:] > 0) & (flat[:-1] > 0)).sum()
+        flat = np.pad(ids, 1, constant_values=-1)
+        places = ((flat[1:] >= 0) & (flat[:-1] >= 0)).sum()
         if places == 25:
             return ids
         ids = rng.permutation(ids)
@@ -73,7 +74,7 @@ def test_the_last_place_that_agrees_in_most_tokens_is_found(longest):
     rng, seen = np.random.default_rng(longest), set()
     for seed in range(8):
         corpus = build_corpus(drawn(seed), longest)
-        text = rng.integers(0, VOCAB, (BATCH, longest))
+        text = rng.integers(0, VOCAB + 1, (BATCH, longest))  # one token is in no corpus
         text[:4, 1:] = -1  # texts of one token
         place, matched = jax.tree.map(np.asarray, _search(corpus, jnp.asarray(text)))
         for row in range(BATCH):

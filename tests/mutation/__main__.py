@@ -43,8 +43,9 @@ CACHE = ROOT / ".cache/mutants"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 SLOWEST = 300  # seconds that one test may take; a fault may make a loop endless
 TESTS = ROOT / "tests/decode"
-# The first that fails decides, so the cheapest come first, and before all those nearest to a
-# mutant's module. Left out: the rules against the oracle and the exact laws, which take minutes.
+# The first that fails decides, so the cheapest come first, before all those nearest to a mutant's
+# module, and the others last. Left out: the rules against the oracle and the exact laws, which take
+# minutes.
 ORDER = (
     "test_draft", "test_commit", "test_beams", "test_loop", "test_logits", "test_result",
     "test_boundaries", "test_verifier_checks", "test_random", "test_warp", "test_verifiers",
@@ -92,8 +93,8 @@ def tests_for(path: Path) -> list[str]:
     """Return the fast tests of a module, the nearest first, and after them all others."""
     module = path.relative_to(faults.ROOM).with_suffix("").as_posix()
     near = next((NEAREST[k] for k in (module, module.split("/")[0]) if k in NEAREST), ())
-    names = dict.fromkeys((*near, *ORDER))
-    return [str(TESTS / f"{name}.py") for name in names if (TESTS / f"{name}.py").exists()]
+    names = dict.fromkeys((*near, *ORDER, *sorted(file.stem for file in TESTS.glob("test_*.py"))))
+    return [str(TESTS / f"{name}.py") for name in names]
 
 
 class _Watch:
