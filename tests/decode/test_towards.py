@@ -106,6 +106,18 @@ def test_cascades_know_no_temperature(judge, rule):
         assert judge(Cascade(rule, alpha), draft, [greedy_p, NEXT], (0.5,), raw=[RAW_P, P]) == want
 
 
+@pytest.mark.parametrize(
+    ("rule", "alpha"),
+    [("chow", 0.5), ("diff", 0), ("opt", 0), ("token1", 0.25), ("token2", 0.25), ("token3", 0.5)],
+)
+def test_a_cascade_does_not_defer_on_its_threshold(rule, alpha):
+    """Halves and quarters: what is compared is equal to the last bit."""
+    p, q = jnp.array([[[0.5, 0.25, 0.25]]]), jnp.array([[[0.25, 0.5, 0.25]]])
+    laws = jnp.log(p), jnp.log(q), p, q
+    assert not Cascade(rule, alpha)._defers(*laws).any()
+    assert Cascade(rule, alpha - 2**-20)._defers(*laws).any()
+
+
 def test_places_of_a_cascade_decide_on_their_own(judge):
     draft = draft_of((2, 2, 2), (1,) * 3, [Q] * 3, raw=[RAW_Q, [0.1, 0.1, 0.8], RAW_Q])
     p, raw = [P] * 3 + [NEXT], [RAW_P] * 4
