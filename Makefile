@@ -13,6 +13,9 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # worksteal: the longest tests come last, and one process would end with all of them.
 PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist worksteal
 
+# Hundreds of processes import the package in the tests: its bytecode is kept, in this checkout.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-heavy test-all mutants lint benchmark reproduce clean
 

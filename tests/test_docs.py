@@ -117,6 +117,7 @@ def test_snippets_run(code):
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
 
 
+@pytest.mark.slow
 def test_the_front_door_names_what_is_public():
     doc = inspect.getdoc(mtad_jax) or ""
     listed = doc[doc.index("Text in, text out:") :]

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 NOT_LOADED = (
     "torch", "transformers", "matplotlib", "pandas", "jinja2", "lm_eval", "gguf", "configs",
@@ -29,6 +31,7 @@ def test_the_contracts_of_imports_hold():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_importing_every_module_loads_nothing_optional():
     run = python(
         f"import sys, {', '.join(MODULES)}; print([m for m in {NOT_LOADED} if m in sys.modules])"

@@ -110,6 +110,7 @@ def test_a_stop_string_may_be_a_special_token(pipe):
         assert "".join(stream) == cut.text and stream.completion == cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sample", "mmtad"])
 def test_a_piece_says_which_tokens_were_drafted(pipe, name):
     """As the trace does, token by token."""
@@ -124,6 +125,7 @@ def test_a_piece_says_which_tokens_were_drafted(pipe, name):
     assert {own for _, own in got.spans} == ({False, True} if name == "mmtad" else {False})
 
 
+@pytest.mark.slow
 def test_samples_seeds_and_controls(pipe):
     """One program, both ways: prompt-major samples, each cut at its own stop string."""
     call = {"strategy": RULES["sample"], "warp": WARP, "max_new_tokens": 16, "samples": 3}

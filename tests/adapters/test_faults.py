@@ -69,6 +69,7 @@ def test_a_fault_is_named(name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_model_of_chains_runs_chains_and_is_refused_trees_before_anything_compiles():
     chains = foreign.adapted(foreign.own_both, trees=False)
     check_causal_lm(chains, partner=OURS, atol=0)

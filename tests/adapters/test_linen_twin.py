@@ -23,6 +23,7 @@ def pairs():
     return ours, tuple(map(twin, ours))
 
 
+@pytest.mark.slow
 def test_equal_logits(pairs):
     (lm, _), (other, _) = pairs
     ids, at = jnp.asarray(PROMPTS), jnp.zeros(2, jnp.int32)

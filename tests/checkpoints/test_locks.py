@@ -17,6 +17,7 @@ def test_one_at_a_time(tmp_path):
         lock_file(second.fileno())
 
 
+@pytest.mark.slow
 def test_the_package_works_without_fcntl(tmp_path):
     """As on Windows, which has no module of that name."""
     code = """

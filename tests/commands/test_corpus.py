@@ -109,6 +109,7 @@ def test_sentences_are_short_and_lose_no_words():
     assert " ".join(pieces).split() == text.split()
 
 
+@pytest.mark.slow
 def test_own_answers_are_the_targets(tmp_path, monkeypatch, capsys):
     target, _ = write_pair(tmp_path / "pair")
     asked = corpus.sql_texts("train", 3, seed=0)
@@ -160,6 +161,7 @@ def test_missing_data_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [[], ["--data_dir=nowhere"]])
 def test_the_program_ends_in_one_line(given, tmp_path):
     command = [sys.executable, "-m", "experiments.corpus", f"--output={tmp_path / 'out'}", *given]

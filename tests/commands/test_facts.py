@@ -41,6 +41,7 @@ def documented(section: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_the_facts_of_a_run(folders, monkeypatch):
     pipe = Pipeline.load(*folders)
     words = ["/usr/bin/python3", "-m", "experiments.generate", "--prompt=it's", "--supervisor=17"]

@@ -49,6 +49,7 @@ def read_jsonl(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_prompt_is_a_message(chat, pipe, tmp_path, capsys):
     assert chat("--prompt=The cat") == 0
     assert capsys.readouterr().out == answer(pipe, user("The cat")).text + "\n"
@@ -63,6 +64,7 @@ def test_a_prompt_is_a_message(chat, pipe, tmp_path, capsys):
     assert row["prompt_ids"] == pipe.encode_chat([user("The cat")], chat_template=PLAIN)
 
 
+@pytest.mark.slow
 def test_rows_of_messages(chat, pipe, tmp_path):
     talk = [user("The cat"), assistant("sat"), user("where?")]
     rows = [{"messages": talk, "id": 7}, {"prompt": "A dog"}, {"messages": talk[:1], "seed": 3}]

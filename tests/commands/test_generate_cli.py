@@ -70,6 +70,7 @@ def greedy(pair):
     return f"--target={pair[0]}", "--strategy=greedy", "--max_new_tokens=8", "--ignore_eos"
 
 
+@pytest.mark.slow
 def test_rows(ids_pair, prompts, tmp_path):
     out = tmp_path / "deeper" / "out.jsonl"
     flags_ = ("--max_new_tokens=6", "--depth=2", "--width=2", f"--prompts={prompts}")
@@ -107,6 +108,7 @@ def test_prompts_are_in_the_rows_as_they_were_given(pair, tmp_path):
     assert first["prompt_ids"] == Pipeline.load(pair[0]).encode("The cat")
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_batch_size(ids_pair, prompts, tmp_path):
     outs = [tmp_path / f"{n}.jsonl" for n in (1, 2)]
     for n, out in enumerate(outs, start=1):
@@ -365,6 +367,7 @@ def test_as_a_program(ids_pair):
     assert done.returncode == 0 and done.stdout.count(",") == 7, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["--depth=x"], [ONE, "--tau=0"]])
 def test_an_error_is_one_line(args):
     done = program_in_a_process(*args)

@@ -53,6 +53,7 @@ def test_meanings_defaults_and_long_names():
     ]
 
 
+@pytest.mark.slow
 def test_help_of_a_program_ends_well():
     command = [sys.executable, "-m", "experiments.generate", "--depth=3", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

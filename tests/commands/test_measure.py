@@ -31,6 +31,7 @@ def bench(tmp_path_factory):
     return Bench(pipe, [pipe.encode(t) for t in texts], ["story", "sql"] * 2, 6, seed=0)
 
 
+@pytest.mark.slow
 def test_a_sample_is_what_the_pipeline_gives(bench):
     rule = Rule.of("speculative", WARP, depth=2)
     got = bench.decode(rule, 1)

@@ -66,6 +66,7 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(program, "pictures", lambda lines: [])
 
 
+@pytest.mark.slow
 def test_a_page_of_two_tasks(tmp_path):
     files = entries("tinysql", "right", LABELS) | entries("tales", "", LABELS)
     reason = "no counter: /sys/class/powercap is missing"
@@ -129,6 +130,7 @@ def test_a_run_that_goes_on(tmp_path, no_pictures):
     assert "Run run is not complete" in words and "mtad (incomplete)" in words
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_and_what_rows_cannot_say(tmp_path):
     files = entries("tinysql", "right", LABELS[:1])
     for rows in files.values():

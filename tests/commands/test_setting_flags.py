@@ -17,6 +17,7 @@ from mtad_jax.decode.warp import Warp
 FAST = ("sample", "speculative", "mmtad")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each(recipes.RECIPES, FAST, among=()))
 def test_every_rule_continues_a_prompt_with_the_shipped_pair(name, capsys):
     assert run(f"--strategy={name}", "--prompt=Once upon a time", "--max_new_tokens=8") == 0
@@ -68,6 +69,7 @@ def test_a_rule_of_another_package_has_the_flags_of_its_signature():
     assert read("--strategy=outside_rules:slack", "--strategy=mtad").strategy == recipes.mtad()
 
 
+@pytest.mark.slow
 def test_a_rule_of_another_package_decodes_and_is_named_in_the_rows(tmp_path):
     out = tmp_path / "out.jsonl"
     flags = ("--prompt=Once upon a time", "--max_new_tokens=8", f"--output={out}")

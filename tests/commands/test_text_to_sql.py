@@ -128,6 +128,7 @@ def test_short_names_are_no_keywords():
     connection.close()
 
 
+@pytest.mark.slow
 def test_words_of_training_are_no_held_out_names():
     held_out = {
         name

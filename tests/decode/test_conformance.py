@@ -185,6 +185,7 @@ def test_a_prompt_longer_than_a_chunk_of_prefill(slots):
         assert tuple(got.tolist()) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["speculative", "mmtad-sample"])
 def test_padding_rows_of_the_vocabulary_are_as_if_they_were_not_there(name):
     pair = tables()

@@ -58,6 +58,7 @@ def done(pair, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_row_for_every_turn_of_every_text(done):
     rows = rows_of(done)
     turns = [(f"e{i}", s, t) for i in range(5) for s in range(2) for t in range(1 + i % 3)]
@@ -85,6 +86,7 @@ def test_samples_and_turns_draw_from_streams_of_their_own(done):
     assert len({tuple(row["tokens"]) for row in rows}) > len(rows) // 2
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_text(pair, done, tmp_path):
     folder = tmp_path / "other"
     run(*pair, f"--config.task={ECHO}", "--config.strategies=('sample batch_size=3',)",

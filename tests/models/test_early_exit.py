@@ -67,6 +67,7 @@ def test_layers_are_taken_in_any_order():
     assert small.params["layer_1"] is lm.params["layer_0"] and small.model.config.num_layers == 2
 
 
+@pytest.mark.slow
 def test_a_draft_whose_target_adds_nothing_is_accepted_whole():
     target = tiny_pair()[0]
     outs = {part: jax.tree.map(jnp.zeros_like, target.params["layer_1"][part])

@@ -79,6 +79,7 @@ def test_rounds_by_half_a_step_of_each_channel(channel, dtype):
     assert (error <= most * step * 1.001).all() and (error.max(axis=1 - channel) > 0).sum() == 29
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_computes_with_the_rounded_weights(name, folders):
     plain = mtad_jax.load(folders[name]).lm
@@ -141,6 +142,7 @@ def test_decodes_alike_on_one_device_and_on_eight(parts):
         np.testing.assert_array_equal(got.tokens, want.tokens)
 
 
+@pytest.mark.slow
 def test_speculation_by_an_int8_draft_gives_the_greedy_text_of_the_rounded_weights():
     target, draft = (lm.quantized("weights") for lm in sharded.pair())
     got = generate(

@@ -78,6 +78,7 @@ def large():
     return job_of(target, draft, strategy=recipes.speculative(4))
 
 
+@pytest.mark.slow
 def test_costs_of_a_large_model_by_hand(large):
     cost = round_of(large, large.strategy)
     assert cost.calls.target == (5,) and cost.calls.draft == (2, 1, 1, 1)
@@ -121,6 +122,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(large):
     assert "at least 2 such chips with the target split over all of them" in text
 
 
+@pytest.mark.slow
 def test_what_fits_says_how_much_more_would():
     target, draft = model_of(models.read("llama-68m")), model_of(TINY | {"vocab_size": 32000})
     job = job_of(target, draft, strategy=recipes.mtad(2, 2), slots=128, prompt=16)
@@ -397,6 +399,7 @@ def cures_of(data, share):
     return judge(job, chip, memory, None, tpu=False).cures
 
 
+@pytest.mark.slow
 def test_rows_that_are_split_do_not_split_weights():
     first, *_, last = cures_of(1, 0.8)
     assert first.startswith("int8 weights of") and first.endswith("that fits")

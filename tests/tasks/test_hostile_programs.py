@@ -113,6 +113,7 @@ SLOW = {
 }
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("name", SLOW)
 def test_a_program_without_end_is_ended(name, kind):

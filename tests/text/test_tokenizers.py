@@ -382,6 +382,7 @@ def test_same_vocabulary(tmp_path):
         same_vocabulary(opt, other)
 
 
+@pytest.mark.slow
 def test_loading_needs_neither_torch_nor_transformers(tmp_path):
     folder = tiny.byte_level_folder(tmp_path / "m")
     code = (

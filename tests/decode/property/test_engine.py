@@ -73,6 +73,7 @@ SHAPES = [  # depth, width, vocabulary, top-k, draw, controls, temperature of th
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True], ids=["mtad", "mmtad"])
 @pytest.mark.parametrize(("depth", "width", "vocab", "top_k", "draw", "controls", "own"), SHAPES)
 def test_joint_rules_round_by_round(depth, width, vocab, top_k, draw, controls, own, many):
@@ -129,6 +130,7 @@ def no_draft(round_, noise, target, draft):
     return Expected((), target(round_.text), 0, 0.0, False, math.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("top_k", "controls"), [(0, ("penalty", "banned", "min_new")), (3, ())])
 def test_sampling_draws_from_the_target(top_k, controls):
     tally: Counter = Counter()

@@ -113,6 +113,7 @@ def rule(case: Case, shape: Shape, least: float, tally: Counter):
 HEAVY = {"3x3", "3x1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_heavy(SHAPES, HEAVY))
 def test_round_by_round(name):
     """One test a shape: whoever runs it compiles its program once."""

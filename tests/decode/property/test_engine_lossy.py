@@ -242,6 +242,7 @@ HEAVY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_heavy(RULES, HEAVY))
 def test_round_by_round(name):
     """One test a rule: whoever runs it compiles its program once."""

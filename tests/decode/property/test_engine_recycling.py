@@ -61,6 +61,7 @@ SHAPES = [  # depth, width, vocabulary, top-k, controls
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "width", "vocab", "top_k", "controls"), SHAPES)
 def test_round_by_round(depth, width, vocab, top_k, controls):
     """One test a shape: whoever runs it compiles its program once."""

@@ -118,6 +118,7 @@ RULES = {  # strategy, what the reference says, noise, vocabulary, top-k, contro
 HEAVY = {"mtjd-sample", "beam-sample"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_heavy(RULES, HEAVY))
 def test_block_by_block(name):
     """One test a rule: whoever runs it compiles its program once."""

@@ -144,6 +144,7 @@ def worst(strategy: DraftVerify, settings: dict[str, Setting], texts=TEXTS) -> d
     return {name: gap for name, gap in far.items() if not gap < SMALL}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_law_is_the_targets(name):
     assert not worst(ALL[name], SETTINGS)
@@ -155,6 +156,7 @@ def test_the_law_is_the_targets_of_larger_drafts_too(name):
     assert not worst(LARGE[name], {each: SETTINGS[each] for each in SEVERAL}, TEXTS[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -167,6 +169,7 @@ def test_top_k_may_differ_between_draft_and_target(name):
     assert not worst(ALL[name], {"": setting(warp=three, draft_warp=two, end=2, vocab=4)})
 
 
+@pytest.mark.slow
 def test_three_chains_of_two_tokens():
     """The largest: 729 drafts, 64 patterns of tests."""
     assert not worst(recipes.spectr(2, 3), {"zeros": SETTINGS["zeros"]}, TEXTS[:1])

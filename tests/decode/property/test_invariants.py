@@ -57,6 +57,7 @@ def accepted(strategy, setting: Setting) -> np.ndarray:
     return np.array([rounds.accepted(text) for text in TEXTS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_block_verification_accepts_at_least_what_speculative_sampling_does(depth):
     more = 0.0
@@ -131,6 +132,7 @@ def test_who_is_another_rule_draw_for_draw(name):
     np.testing.assert_array_equal(one.stats().accepted, other.stats().accepted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", ["search", "sample"])
 def test_mmtad_goes_at_least_as_deep_as_mtad_on_the_same_lattice(draw):
     """Depths count fillers: an ended candidate that is accepted whole has depth K."""
@@ -275,6 +277,7 @@ def check_beam_search(table: np.ndarray, width: int, length: int, ends: frozense
     return short
 
 
+@pytest.mark.slow
 def test_wide_beam_search_finds_the_likeliest_text_per_token():
     """W >= V^(K - 1) prunes nothing that could still win: brute force over texts of K tokens."""
     ends = [frozenset({seed, 3}) for seed in range(3)]
