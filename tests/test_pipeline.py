@@ -236,6 +236,7 @@ def test_other_mistakes(pipe):
         Pipeline.load(pipe.target)
 
 
+@pytest.mark.slow
 def test_a_text_is_one_prompt_and_ids_may_be_arrays(tiny):
     call = {"strategy": RULES["sample"], "warp": WARP, "max_new_tokens": 4}
     want = tiny([PROMPT], **call)

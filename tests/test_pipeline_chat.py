@@ -26,6 +26,7 @@ def pipe(folders) -> Pipeline:
     return Pipeline.load(*folders)
 
 
+@pytest.mark.slow
 def test_a_conversation_is_a_prompt(pipe):
     text = pipe.render(TALK)
     assert text == "<s>[INST] The cat [/INST] sat </s><s>[INST] on the mat? [/INST]"

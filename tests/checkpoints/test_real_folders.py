@@ -67,6 +67,7 @@ def test_shards_without_an_index_come_after_a_torch_file(tmp_path):
     check_like_transformers(folder)
 
 
+@pytest.mark.slow
 def test_names_that_are_no_weights(tmp_path):
     """In shards, in several of them, in the index alone, and a tied head in the index alone."""
     tensors = random_tensors(LLAMA_TIED)
@@ -167,6 +168,7 @@ def test_prefix_of_a_wrapper(tmp_path, start, named, wrapper):
     assert f"model.{named}.save_pretrained" in text and f"take '{named}.' out of all keys" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a[1]", "[", "v2]", "g*x?", "b%20c"])
 def test_conversion_into_an_odd_path_opens(tmp_path, name):
     source = write_folder(tmp_path / "hf", LLAMA, random_tensors(LLAMA))

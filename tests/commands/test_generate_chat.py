@@ -79,6 +79,7 @@ def test_rows_of_messages(chat, pipe, tmp_path):
     assert got[0]["id"] == 7 and set(got[1]) == set(got[0]) - {"id"}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_chat_only(chat, folders, tmp_path):
     prompts = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "A dog"}] * 2)
     out = tmp_path / "out.jsonl"

@@ -118,6 +118,7 @@ def test_rows_do_not_depend_on_the_batch_size(ids_pair, prompts, tmp_path):
     assert tokens[0] == tokens[1]
 
 
+@pytest.mark.slow
 def test_samples_are_rows_and_rows_may_have_seeds(ids_pair, tmp_path, monkeypatch):
     """A row's own seed gives its texts in any file; a run cut inside a prompt goes on there."""
     rows = [{"prompt_ids": [1, 5], "seed": 3}, {"prompt_ids": [1, 9, 9]}, {"prompt_ids": [1, 7]}]

@@ -250,5 +250,6 @@ def test_tiny_pair_is_a_pair():
     assert len(jax.tree.leaves(draft.params)) < len(jax.tree.leaves(target.params))
 
 
+@pytest.mark.slow
 def test_a_rule_may_hold_integers():
     check_strategy(DraftVerify(NoDraft(), Marked(jnp.arange(1, 4))), *tables())

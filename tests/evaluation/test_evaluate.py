@@ -81,6 +81,7 @@ def test_a_row_for_every_turn_of_every_text(done):
             assert row["prompt"] == before["prompt"] + said
 
 
+@pytest.mark.slow
 def test_samples_and_turns_draw_from_streams_of_their_own(done):
     rows = [r for r in rows_of(done) if r["strategy"] == "sample" and r["turn"] == 0]
     assert len({tuple(row["tokens"]) for row in rows}) > len(rows) // 2

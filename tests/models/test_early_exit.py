@@ -29,6 +29,7 @@ def logits(lm: BoundLM):
     return lm.model.train_logits(lm.params, TOKENS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRE_NORM)
 def test_it_is_the_target_whose_other_layers_add_nothing(name):
     lm = model(name)

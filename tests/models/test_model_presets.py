@@ -75,6 +75,7 @@ def quick_and_slow():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_and_slow())
 def test_shapes_are_those_of_transformers(name):
     config = models.read(name)

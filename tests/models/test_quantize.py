@@ -155,6 +155,7 @@ def test_speculation_by_an_int8_draft_gives_the_greedy_text_of_the_rounded_weigh
     np.testing.assert_array_equal(got.tokens, want[:, 8:-1])
 
 
+@pytest.mark.slow
 def test_shapes_axes_and_shardings_agree_with_the_parameters():
     lm = sharded.on_mesh(sharded.pair()[0], "model:8").quantized("weights")
     model, params = lm.model, lm.params

@@ -101,6 +101,7 @@ def test_costs_of_a_large_model_by_hand(large):
     assert target.bytes / plain.target[0].bytes < 1.01
 
 
+@pytest.mark.slow
 def test_memory_of_a_large_model_by_hand(large):
     memory = analytic(large, tpu=False)
     assert memory.parts["target weights"] == 2 * 68_976_648_192

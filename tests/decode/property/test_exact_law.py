@@ -315,6 +315,7 @@ FAULTY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTY)
 def test_the_measure_sees_a_rule_that_is_not_lossless(name):
     assert exact.distance(FAULTY[name], setting(), TEXTS) > 0.01

@@ -88,15 +88,10 @@ RULES = {
     "mentored": mentored(0.03, "divergence"),
     "mentored share": mentored(0.93, "share"),
 }
-FAST = ("opt", "token3", "fuzzy js", "mentored")
 
 
-def named(names) -> list:
-    """The names as pytest's parameters: a program each, and most of them slow."""
-    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("name", named(RULES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RULES)
 def test_the_law_is_r(name):
     strategy, place_in = RULES[name]
     kept = changed = 0
