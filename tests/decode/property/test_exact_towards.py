@@ -116,6 +116,7 @@ def test_the_law_is_r(name):
     assert kept and changed  # not speculative sampling by another name
 
 
+@pytest.mark.slow
 def test_the_measure_tells_the_rules_apart():
     """Each differs from its nearest relative in some setting."""
     nearest = {"opt": "diff", "token3": "token2", "mentored": "mentored share"}
