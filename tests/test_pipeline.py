@@ -247,6 +247,7 @@ def test_a_text_is_one_prompt_and_ids_may_be_arrays(tiny):
     assert "".join(tiny.stream(np.array(ids), **call)) == want[0].text
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_once(tiny, monkeypatch):
     seen, encode = [], type(tiny.target.tokenizer).encode
     monkeypatch.setattr(

@@ -43,6 +43,7 @@ def own(hf, tmp_path):
     return tmp_path / "own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_both_formats_load_alike(tmp_path, config):
     hf = write_folder(tmp_path / "hf", config, random_tensors(config))
@@ -62,6 +63,7 @@ def test_plain_orbax_restores_our_folder(own):
         same(checkpointer.restore(own / "params"), random_params(LLAMA))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [np.float32, np.float16, jnp.bfloat16])
 @pytest.mark.parametrize("asked", [None, jnp.float32, jnp.bfloat16])
 def test_dtypes(tmp_path, stored, asked):
@@ -148,6 +150,7 @@ def late_reads(monkeypatch):
     time.sleep(0.5)  # until they have
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*"])
 def test_our_folder_damaged(own, name, late_reads):
     for file in own.glob(f"params/**/{name}"):

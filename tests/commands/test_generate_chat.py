@@ -131,6 +131,7 @@ def say(monkeypatch):
     return to
 
 
+@pytest.mark.slow
 def test_a_conversation_keeps_what_was_said(chat, pipe, say, capsys):
     say(f"The cat\nwhere?\n{END}\nnever\n")
     assert chat("--system=S") == 0

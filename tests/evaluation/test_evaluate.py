@@ -16,6 +16,7 @@ from experiments import evaluate as program
 from experiments.evaluation.ask import Asker
 from experiments.evaluation.summary import summary_of_rows
 
+pytestmark = pytest.mark.slow  # whole runs, most of them
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("prefill_seconds", "decode_seconds", "joules", "compile_seconds", "peak_memory_bytes")
 RULES = "('sample', 'mmtad depth=2 width=2 batch_size=2')"
@@ -58,7 +59,6 @@ def done(pair, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_a_row_for_every_turn_of_every_text(done):
     rows = rows_of(done)
     turns = [(f"e{i}", s, t) for i in range(5) for s in range(2) for t in range(1 + i % 3)]
@@ -81,13 +81,11 @@ def test_a_row_for_every_turn_of_every_text(done):
             assert row["prompt"] == before["prompt"] + said
 
 
-@pytest.mark.slow
 def test_samples_and_turns_draw_from_streams_of_their_own(done):
     rows = [r for r in rows_of(done) if r["strategy"] == "sample" and r["turn"] == 0]
     assert len({tuple(row["tokens"]) for row in rows}) > len(rows) // 2
 
 
-@pytest.mark.slow
 def test_the_batch_size_changes_no_text(pair, done, tmp_path):
     folder = tmp_path / "other"
     run(*pair, f"--config.task={ECHO}", "--config.strategies=('sample batch_size=3',)",
@@ -171,7 +169,6 @@ def test_half_a_batch_is_asked_again(pair, done, tmp_path, monkeypatch):
     assert untimed(rows_of(folder)) == untimed(rows_of(done))
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_by_the_same_command(pair, done, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.evaluate", f"--output={folder}",

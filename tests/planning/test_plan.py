@@ -138,6 +138,7 @@ def test_what_fits_says_how_much_more_would():
     assert analytic(more, tpu=False).total > fit.usable
 
 
+@pytest.mark.slow
 def test_modelled_speed(large):
     cost = round_of(large, large.strategy)
     given = {"tokens_per_call": 2.5, "links": 1e-3, "watts": 100.0, "efficiency": 0.5}
@@ -341,6 +342,7 @@ def test_pairs_of_one_vocabulary_padded_differently(target, draft, vocab):
     assert parts["target weights"] == 2 * PARAMETERS[target]  # all rows, padding too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "message"), BAD, ids=range(len(BAD)))
 def test_bad_input(args, message, monkeypatch):
     monkeypatch.setattr(plans, "compile_decode", lambda job: pytest.fail("compiled"))
