@@ -10,14 +10,16 @@ A run that was stopped, however, goes on by the same command: complete files sta
 work goes on after its last whole batch.
 """
 
-import dataclasses
 import hashlib
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
@@ -31,6 +33,7 @@ from experiments.evaluation.rows import TaskRows
 from experiments.evaluation.summary import summary_lines, summary_of
 from experiments.tasks.base import Problem, Task
 from mtad_jax import cli
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
 
@@ -74,7 +77,7 @@ def run_by_flags(
     check_config(config)
     tasks = read_tasks(config, allow_code=values.allow_code_execution)
     points = read_points(config.strategies, config.sweep, config.warp, config.batch_size)
-    problems = {name: task.prompts() for name, task in tasks.items()}
+    problems = {name: read_problems(name, task) for name, task in tasks.items()}
     pipe = open_models(config, points)
     with energy.open_meter(facts.devices_of(pipe)) as meter:
         askers = {
@@ -88,6 +91,7 @@ def run_by_flags(
             pipe, config=config.to_dict(), seed=config.seed, energy=meter.about(idle)
         )
         settings["problems"] = {name: _digest(found) for name, found in problems.items()}
+        settings["rules"] = {p.label: d for p in points if (d := _digest_of_arrays(p.strategy))}
         folder = RunFolder(values.output, settings, overwrite=values.overwrite)
         folder.begin()
         return run(folder, askers)
@@ -138,10 +142,8 @@ def run(
         done = sum(rows.written for rows in everything)
         code = cli.INTERRUPTED if isinstance(error, KeyboardInterrupt) else cli.TERMINATED
         what = "interrupted" if code == cli.INTERRUPTED else "terminated"
-        print(
-            f"error: {what}; {done} rows are in {folder.path}: the same command goes on",
-            file=sys.stderr,
-        )
+        again = "the same command without --overwrite" if folder.overwrite else "the same command"
+        print(f"error: {what}; {done} rows are in {folder.path}: {again} goes on", file=sys.stderr)
         return code, folder, files, []
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -153,10 +155,34 @@ def run(
     return 0, folder, files, summary
 
 
+def read_problems(name: str, task: Task) -> list[Problem]:
+    """Return a task's problems.
+
+    Raises:
+      ValueError: two of them have one id.
+    """
+    found = list(task.prompts())
+    times = Counter(problem.id for problem in found)
+    repeated = next((key for key, count in times.items() if count > 1), None)
+    if repeated is not None:
+        raise ValueError(
+            f"{name}: {times[repeated]} problems have the id {repeated!r}: give each its own in "
+            "the task's file"
+        )
+    return found
+
+
 def _digest(problems: list[Problem]) -> str:
-    """Return a hash of all that is asked."""
-    said = json.dumps([dataclasses.astuple(problem)[:3] for problem in problems], default=str)
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    """Return a hash of all that is asked, and of what answers are judged by."""
+    said = [[p.id, p.turns, p.reference, p.shots, p.system] for p in problems]
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:12]
+
+
+def _digest_of_arrays(strategy: Strategy) -> str:
+    """Return a hash of what a rule read from files, such as a corpus; "" where that is nothing."""
+    arrays = [x for x in jax.tree.leaves(strategy) if getattr(x, "ndim", 0)]
+    said = b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
+    return hashlib.sha256(said).hexdigest()[:12] if arrays else ""
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -63,7 +63,9 @@ def report_lines(
         f"`{settings['command']}`, on {device['processor'] or device['kind']}, "
         f"{device['cpu_cores']} CPU cores, {device['count']} x {device['kind']}. Ratios have 95 % "
         "intervals over problems. Agrees: clear of 1 on the paper's side and at least as far; "
-        "agrees, but less: nearer to 1; not shown: 1 is in the interval.",
+        "agrees, but less: nearer to 1; not shown: 1 is in the interval. First and final "
+        "abstract: of the first and the last version of arXiv 2407.09722; published logs: those "
+        "that came with its code.",
         "",
         *paper.claim_lines(rows, reasons),
         "",

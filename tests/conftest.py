@@ -15,7 +15,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all the time goes into compiling: keep every program for the next run. By the environment,
 # so that the processes that tests start share it; `make clean` empties it.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
+_PROGRAMS = Path(__file__).parents[1] / ".cache/jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Programs here are small and run a few times: what optimizing them takes is never won back. Nor is
 # what XLA's newer emitters of fused loops take: without them a program compiles in half the time.
@@ -34,12 +35,11 @@ _MOST_BYTES = 1 << 30  # of compiled programs; a run of all tests makes 0.2 GiB
 
 
 def pytest_configure(config):
-    """Begin with an empty cache where earlier versions have left too much in it."""
+    """Begin with an empty cache where earlier versions have left too much in the checkout's own."""
     if hasattr(config, "workerinput"):  # its controller has done so
         return
-    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    if sum(file.stat().st_size for file in folder.glob("*")) > _MOST_BYTES:
-        shutil.rmtree(folder)
+    if sum(file.stat().st_size for file in _PROGRAMS.glob("*")) > _MOST_BYTES:
+        shutil.rmtree(_PROGRAMS)
 
 
 def pytest_addoption(parser):

@@ -1,4 +1,4 @@
-"""Every task over its first rows, by two rules: does it run on your files and models?"""
+"""Tasks over their first rows, by two rules: does it run on your files and models?"""
 
 import ml_collections
 
@@ -14,14 +14,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.tasks = (
         "tinysql questions=4",
         "tales openings=2",
-        "text path={data_dir}/corpora/tinyshakespeare/input.txt limit=2",
-        "spider path={data_dir}/prompts/spider/dev.json "
-        "tables={data_dir}/prompts/spider/tables.json limit=2",
-        "humaneval path={data_dir}/prompts/humaneval/HumanEval.jsonl.gz limit=2",
-        "mbpp path={data_dir}/prompts/mbpp/mbpp.jsonl limit=2 shots=0",
-        "gsm8k path={data_dir}/prompts/gsm8k/test.jsonl limit=2",
-        "mt_bench path={data_dir}/prompts/mt-bench/question.jsonl limit=2",
-        "spec_bench path={data_dir}/prompts/spec-bench/question.jsonl limit=2",
-        "xquad path={data_dir}/prompts/xquad-en/xquad.en.json limit=2",
+        "text path={data_dir}/tinyshakespeare/input.txt limit=2",
+        "spider path={data_dir}/spider/dev.json tables={data_dir}/spider/tables.json limit=2",
+        "humaneval path={data_dir}/humaneval/HumanEval.jsonl.gz limit=2",
+        "mbpp path={data_dir}/mbpp/mbpp.jsonl limit=2 shots=0",
+        "gsm8k path={data_dir}/gsm8k/test.jsonl limit=2",
+        "mt_bench path={data_dir}/mt-bench/question.jsonl limit=2",
+        "spec_bench path={data_dir}/spec-bench/question.jsonl limit=2",
+        "xquad path={data_dir}/xquad-en/xquad.en.json limit=2",
     )
     return c

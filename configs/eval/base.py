@@ -24,8 +24,8 @@ def default_config() -> ml_collections.ConfigDict:
       data_dir: folder that the tasks' lines may name.
       style: "plain" continues the task's own text, "chat" goes through the model's chat template.
       strategies: lines `RULE key=value ...`, as `--rule` takes them; `temperature`, `top_k`,
-        `top_p`, `min_p` and `batch_size` may be a line's own. The first is what the others are
-        compared with.
+        `top_p`, `min_p`, `draft_temperature` and `batch_size` may be a line's own. The first is
+        what the others are compared with.
       sweep: `rule` and lists of values of settings: every combination is a strategy more.
       warp: sharpening of both models' distributions; by default the paper's.
       batch_size: texts decoded together.

@@ -14,7 +14,7 @@ from experiments.flags.settings import RunSettings
 from experiments.rows.completion import row_of
 from experiments.tasks.base import Problem, Task, conversation
 from mtad_jax.completions import Completion
-from mtad_jax.decode.checks import check_positions
+from mtad_jax.decode.checks import check_positions, check_rows
 from mtad_jax.pipeline import Pipeline
 
 MOST_TURNS = 64
@@ -109,12 +109,13 @@ class Asker:
         )
 
     def check(self) -> None:
-        """Check every problem's first prompt, before anything is compiled.
+        """Check every problem's first prompt, and a whole batch, before anything is compiled.
 
         Raises:
           ValueError: one that the models cannot take, or the rule not the settings; names it.
         """
         call = self.settings().call()
+        longest: list[int] = []
         for problem in self.problems:
             if len(problem.turns) > MOST_TURNS:
                 raise ValueError(
@@ -126,6 +127,13 @@ class Asker:
                 self.pipe.check([ids], **call)
             except ValueError as error:
                 raise ValueError(f"{self.task.name} {problem.id}: {error}") from error
+            longest = max(longest, ids, key=len)
+        try:
+            check_rows(self.point.batch_size, self.pipe.target.lm.mesh)
+            self.pipe.check([longest] * self.point.batch_size, **call)
+        except ValueError as error:
+            size = self.point.batch_size
+            raise ValueError(f"{self.point.label}, batch_size={size}: {error}") from error
 
     def _units(self, batch: int) -> range:
         """Return the texts of a batch: problem * samples + sample."""

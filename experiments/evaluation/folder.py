@@ -14,8 +14,12 @@ from typing import Any
 from mtad_jax.checkpoints.atomic import new_file
 
 SETTINGS, SUMMARY = "settings.json", "summary.json"
-_COMPARED = ("config", "problems", "models", "device")
+_COMPARED = ("config", "problems", "rules", "models", "device")
 """Keys of the settings on which rows depend: a run goes on only where they are the same."""
+_ON_DEVICE = ("platform", "kind", "count")
+"""Of the device; a machine that comes back may have another processor and other cores."""
+_NOTED = ("command", "versions", "git", "device")
+"""What a run that goes on may have otherwise, and then writes down."""
 
 
 class RunFolder:
@@ -23,7 +27,9 @@ class RunFolder:
 
     Attributes:
       path: the folder.
-      settings: as `settings.json` holds them; of a run that goes on those that it began with.
+      settings: as `settings.json` holds them; of a run that goes on those that it began with, and
+        what was otherwise each time, in `resumed`.
+      overwrite: whether an earlier run in it is dropped.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False):
@@ -36,7 +42,7 @@ class RunFolder:
         """
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))  # as it reads back
-        self._overwrite = overwrite
+        self.overwrite = overwrite
 
     def check(self) -> bool:
         """Return whether an earlier run's rows are there to go on from.
@@ -49,16 +55,20 @@ class RunFolder:
             return False
         if not self.path.is_dir():
             raise ValueError(f"{self.path}: --output is a file: give a folder")
-        if self._overwrite or not any(self.path.iterdir()):
+        if self.overwrite or not self._items():
             self._check_ours()
             return False
         before = self._before()
         for key in _COMPARED:
-            for name, old, new in _differences(key, before.get(key), self.settings.get(key)):
+            old_and_new = (_compared(settings, key) for settings in (before, self.settings))
+            for name, old, new in _differences(key, *old_and_new):
                 raise ValueError(
                     f"{self.path}: a run with {name}={old}, not {new}: give another --output, or "
                     "--overwrite to start again"
                 )
+        news = {k: self.settings.get(k) for k in _NOTED if before.get(k) != self.settings.get(k)}
+        if news:
+            before = {**before, "resumed": [*before.get("resumed", []), news]}
         self.settings = before
         return True
 
@@ -69,10 +79,9 @@ class RunFolder:
           ValueError: as `check`.
           OSError: it cannot be written.
         """
-        if self.check():
-            return
-        if self.path.exists():
-            for item in self.path.iterdir():
+        if not self.check() and self.path.exists():
+            # The settings last: without them nobody would know that this is a run.
+            for item in sorted(self.path.iterdir(), key=lambda item: item.name == SETTINGS):
                 shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
         self._write(SETTINGS, self.settings)
@@ -102,8 +111,18 @@ class RunFolder:
 
     def _check_ours(self) -> None:
         """Refuse to drop a folder that no run has written."""
-        if any(self.path.iterdir()):
+        if self._items():
             self._before()
+
+    def _items(self) -> list[Path]:
+        """Return what is in the folder but settings that were cut short while they were written."""
+        return [x for x in self.path.iterdir() if not x.match(f".{SETTINGS}.*.partial")]
+
+
+def _compared(settings: Mapping[str, Any], key: str) -> Any:
+    """Return what must be the same of a key."""
+    value = settings.get(key)
+    return {k: value.get(k) for k in _ON_DEVICE} if key == "device" and value else value
 
 
 def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:

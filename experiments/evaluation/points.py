@@ -69,12 +69,14 @@ def parse_point(text: str, warp: Mapping[str, Any], batch_size: int) -> Point:
             raise ValueError(f"{text!r}: {key}={value} must be a number") from error
     candidate = Candidate.parse(" ".join(rest))
     given: dict[str, Any] = dict(warp) | {key: value for key, value in own.items() if key in _WARP}
+    for key, value in own.items():
+        if value and key not in _takes(candidate):
+            why = "takes the likeliest token" if key in _WARP else "has no draft model"
+            raise ValueError(f"{text!r}: {key}={value}, but {name} {why}: leave it out")
     if candidate.name == "greedy":
         given = {"temperature": 0.0}
     sharpening, draft_warp = Warp(**given), None
     if "draft_temperature" in own:
-        if not candidate.strategy.needs_draft:
-            raise ValueError(f"{text!r}: {name} has no draft model: leave draft_temperature out")
         draft_warp = Warp(**{**given, "temperature": own["draft_temperature"]})
     try:
         check_warp(sharpening)
@@ -85,6 +87,16 @@ def parse_point(text: str, warp: Mapping[str, Any], batch_size: int) -> Point:
     if size < 1:
         raise ValueError(f"{text!r}: batch_size={size} must be >= 1")
     return Point(candidate, own, sharpening, draft_warp, size)
+
+
+def _takes(candidate: Candidate) -> set[str]:
+    """Return the settings of `_RUN` that mean something to a rule."""
+    found = set(_RUN)
+    if candidate.name == "greedy":
+        found -= set(_WARP)
+    if not candidate.strategy.needs_draft:
+        found.remove("draft_temperature")
+    return found
 
 
 def sweep_lines(sweep: Mapping[str, Iterable[Any]]) -> list[str]:
@@ -112,11 +124,19 @@ def sweep_lines(sweep: Mapping[str, Iterable[Any]]) -> list[str]:
             )
     lines = []
     for rule in rules:
-        mine = {key: values for key, values in lists.items() if key in has[rule]}
-        for chosen in itertools.product(*mine.values()):
-            words = (f"{key}={shown(value)}" for key, value in zip(mine, chosen, strict=True))
-            lines.append(" ".join([rule, *words]))
+        own = settings_of(find(rule))
+        for line in _combined(rule, {key: values for key, values in lists.items() if key in own}):
+            takes = _takes(Candidate.parse(line)) - set(own)
+            lines += _combined(line, {key: lists[key] for key in lists if key in takes})
     return lines
+
+
+def _combined(line: str, lists: Mapping[str, list[Any]]) -> list[str]:
+    """Return a line with every combination of values after it."""
+    return [
+        " ".join([line, *(f"{key}={shown(value)}" for key, value in zip(lists, each, strict=True))])
+        for each in itertools.product(*lists.values())
+    ]
 
 
 def _listed(values: Any) -> list[Any]:

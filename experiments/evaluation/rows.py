@@ -10,6 +10,7 @@ from typing import Any
 from experiments.evaluation.ask import Asker
 from experiments.rows.output import RowWriter
 from mtad_jax.checkpoints.atomic import new_file
+from mtad_jax.records import partial_of
 
 
 @dataclasses.dataclass
@@ -40,7 +41,11 @@ class TaskRows:
 
     def _ask_left(self, tick: Callable[[int], object]) -> None:
         """Ask the batches that are not there; the file gets its name with the last."""
-        with RowWriter(self.path, {"strategy": self.asker.point.label}, resume=True) as writer:
+        writer = RowWriter(
+            self.path, {"strategy": self.asker.point.label}, resume=True,
+            again="give the same command", anew=f"remove {partial_of(self.path)} to ask anew",
+        )  # fmt: skip
+        with writer:
             first = self._whole_batches(writer)
             tick(first)
             for batch in range(first, self.asker.batches):

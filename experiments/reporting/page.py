@@ -130,11 +130,13 @@ def _energy(lines: Sequence[Line]) -> list[str]:
 def _results_table(lines: Sequence[Line]) -> str:
     kinds = ["figure", "name", *["figure"] * (len(_COLUMNS) - 2)]
     names = (name for line in lines for name in line.entry.summary["scores"])
-    heads = [escape(next(names, name)) if name == "score" else name for name in _COLUMNS]
-    return _table(heads, [_result_cells(line) for line in lines], kinds)
+    metric = next(names, "score")
+    heads = [escape(metric) if name == "score" else name for name in _COLUMNS]
+    return _table(heads, [_result_cells(line, metric) for line in lines], kinds)
 
 
-def _result_cells(line: Line) -> list[str]:
+def _result_cells(line: Line, metric: str) -> list[str]:
+    """Return a line of the table; `metric` is its heading's."""
     s = line.entry.summary
     against = s["against"] or {}
     perplexity, first = s["perplexity"], s["time_to_first_token"]
@@ -143,7 +145,7 @@ def _result_cells(line: Line) -> list[str]:
         str(line.number),
         escape(line.label),
         str(s["problems"]),
-        _scores(s["scores"]),
+        _scores(s["scores"], metric),
         _DASH if change is None else escape(shown_points(Interval(*change))),
         "not finite" if perplexity is None else shown_perplexity(perplexity),
         _ratio(against.get("perplexity")),
@@ -157,14 +159,15 @@ def _result_cells(line: Line) -> list[str]:
     ]
 
 
-def _scores(scores: Mapping[str, Sequence[float] | None]) -> str:
-    """Return the task's own metric, and the others with their names below it."""
-    shown = [
-        (escape(name), _DASH if found is None else _with_interval(found, ".3f"))
+def _scores(scores: Mapping[str, Sequence[float] | None], metric: str) -> str:
+    """Return the heading's metric, and all others with their names below it."""
+    shown = {
+        name: _DASH if found is None else _with_interval(found, ".3f")
         for name, found in scores.items()
-    ]
-    first = shown[0][1] if shown else _DASH
-    return first + "".join(f"<small>{name}</small>{figures}" for name, figures in shown[1:])
+    }
+    first = shown.pop(metric, _DASH)
+    others = (f"<small>{escape(name)}</small>{figures}" for name, figures in shown.items())
+    return first + "".join(others)
 
 
 def _ratio(interval: Sequence[float] | None) -> str:

@@ -46,6 +46,8 @@ class RowWriter:
         free: Collection[str] = (),
         overwrite: bool = False,
         resume: bool = False,
+        again: str = "use --resume",
+        anew: str = "use --overwrite to start again",
     ):
         """Says what will be written; `__enter__` opens it.
 
@@ -55,11 +57,13 @@ class RowWriter:
           free: of these settings those that a resumed run may have otherwise.
           overwrite: replace an existing file, and a partial one unless `resume`.
           resume: go on after the rows of the partial file, if there is one.
+          again: what an error advises to go on with.
+          anew: what an error advises where that cannot be.
         """
         self.path = Path(path)
         self.partial = partial_of(self.path)
-        self._sidecar = Sidecar(self.path, settings, free)
-        self._overwrite, self._resume = overwrite, resume
+        self._sidecar = Sidecar(self.path, settings, free, anew)
+        self._overwrite, self._resume, self._again = overwrite, resume, again
         self.count = 0
         self._file: BinaryIO | None = None
 
@@ -182,7 +186,7 @@ class RowWriter:
 
     def _named(self, error: OSError) -> OSError:
         """Return the error with the file's name and, on a full disk, what to do."""
-        hint = ": make room and use --resume" if error.errno == errno.ENOSPC else ""
+        hint = f": make room and {self._again}" if error.errno == errno.ENOSPC else ""
         return OSError(f"{self.partial}: {error.strerror or error}{hint}")
 
 

@@ -22,17 +22,18 @@ class Sidecar:
       final: where they are then.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], free: Collection[str]):
+    def __init__(self, path: Path, config: Mapping[str, Any], free: Collection[str], anew: str):
         """Says what the rows of `path` are made with; nothing is written yet.
 
         Args:
           path: the final file of rows.
           config: all that the rows depend on, as JSON can hold it.
           free: names of it that a run which goes on may have otherwise.
+          anew: what an error advises where a run cannot go on.
         """
         self.partial, self.final = settings_of(partial_of(path)), settings_of(path)
         self._record = _as_read({"config": config})
-        self._free, self._described = frozenset(free), False
+        self._free, self._anew, self._described = frozenset(free), anew, False
         self._before: dict[str, Any] | None = None
 
     def describe(self, facts: Mapping[str, Any]) -> None:
@@ -52,8 +53,8 @@ class Sidecar:
             record = None
         if record is None or not isinstance(record.get("config"), dict):
             raise ValueError(
-                f"{self.partial}: cannot be read, so --resume cannot tell what the rows were made "
-                "with: use --overwrite to start again"
+                f"{self.partial}: cannot be read, so nobody can tell what the rows were made with: "
+                f"{self._anew}"
             )
         before, now = record["config"], self._record["config"]
         if self._described:  # before, the models are not known

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from mtad_jax.adapters.model import Call, Inputs
-from mtad_jax.adapters.slots import Buffer, CacheForm, InitCache, shown
-from mtad_jax.errors import one_line
+from mtad_jax.adapters.slots import Buffer, CacheForm, InitCache, failure, shown
 from mtad_jax.models.quantize import compute_dtype
 
 _TOKENS, _SLOTS = 3, 16
-_SHOWN = 400  # characters of another library's message
 _GIVEN = f"tokens int32[1,{_TOKENS}], mask bool[1,{_TOKENS},{_SLOTS}]"
 
 
@@ -26,8 +24,7 @@ def check_call(params: Any, call: Call, init_cache: InitCache, form: CacheForm) 
         found = jax.eval_shape(lambda params, cache: call(params, _inputs(cache)), params, cache)
     except Exception as error:  # whatever another's model does
         raise ValueError(
-            f"call fails for {_GIVEN} and a cache of {_SLOTS} slots: {type(error).__name__}: "
-            f"{one_line(error)[:_SHOWN]}"
+            f"call fails for {_GIVEN} and a cache of {_SLOTS} slots: {failure(error)}"
         ) from error
     if not (isinstance(found, tuple) and len(found) == 2):
         raise ValueError(f"call returns {shown(found)}: return (logits, cache)")

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mtad_jax.errors import one_line
 from mtad_jax.types import Array, Int
 
 InitCache = Callable[[int, int, jnp.dtype], Any]
@@ -20,6 +21,7 @@ InitCache = Callable[[int, int, jnp.dtype], Any]
 
 _ROWS, _SLOTS = (2, 3), (16, 24)  # sizes to tell the axes by; the rest of a cache keeps its own
 _SCRATCH = 512  # a cache has room for a draft beyond the last position
+_SHOWN = 400  # characters of another library's message
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class CacheForm:
         return jax.tree.unflatten(self.tree, arrays)
 
 
+def failure(error: Exception) -> str:
+    """Return what another library's error says, on one line."""
+    return f"{type(error).__name__}: {one_line(error)[:_SHOWN]}"
+
+
 def form_of(init_cache: InitCache, dtype: jnp.dtype, most: int) -> CacheForm:
     """Find the form of the caches that a function makes.
 
@@ -111,7 +118,13 @@ def form_of(init_cache: InitCache, dtype: jnp.dtype, most: int) -> CacheForm:
     """
 
     def shapes(batch: int, slots: int) -> Any:
-        return jax.eval_shape(lambda: init_cache(batch, slots, dtype))
+        try:
+            return jax.eval_shape(lambda: init_cache(batch, slots, dtype))
+        except Exception as error:  # whatever another's model does
+            raise ValueError(
+                f"init_cache fails for {batch} rows, {slots} slots and {jnp.dtype(dtype).name}: "
+                f"{failure(error)}"
+            ) from error
 
     most = max(_SLOTS[1], most + _SCRATCH)
     flat, tree = jax.tree_util.tree_flatten_with_path(shapes(_ROWS[0], _SLOTS[0]))

@@ -110,7 +110,8 @@ class Call:
     def advance(self, state: DecodeState, rounds: int = ALL_ROUNDS) -> DecodeState:
         """Prefill if that is still to do and run at most `rounds` rounds; donates the state."""
         return run_rounds(
-            self.target, self.draft, self.strategy, self.controls, state, np.int32(rounds),
+            self.target, self.draft, self.strategy, self.controls, state,
+            np.int32(min(rounds, ALL_ROUNDS)),
             kinds=kinds_of(self.strategy), prompt_width=self.prompt_width, mesh=self.mesh,
         )  # fmt: skip
 

@@ -130,6 +130,10 @@ REFUSED = {
         {"make": cache_of(end_index=lambda b, s: jnp.int32(0)), "together": True},
         r"together=True, but the cache's \['end_index'\] is one index for all rows: leave together",
     ),
+    "a cache that fails": (
+        {"make": lambda batch, slots: None},
+        r"init_cache fails for 2 rows, 16 slots and float32: TypeError: .*takes 2 positional",
+    ),
     "a call that fails": (
         {"how": lambda params, x: x.attention_mask},
         r"call fails for tokens int32\[1,3\], mask bool.* and .*: AttributeError: .*attention_mask",

@@ -114,6 +114,18 @@ def test_turns_samples_and_number_of_texts(tmp_path, no_pictures):
     assert Page(make(tmp_path, run, texts=0, overwrite=True)).texts == []
 
 
+def test_a_score_stands_under_its_own_name(tmp_path, no_pictures):
+    runs = [
+        write_run(tmp_path / metric, entries("spider", metric, LABELS[:1]))
+        for metric in ("execution", "exact_set")
+    ]
+    page = make(tmp_path, *runs)
+    table = page[page.index("<table>") if "<table>" in page else page.index("<table") :]
+    assert "execution</th>" in table and "exact_set</th>" not in table
+    assert table.count("<small>exact_set</small>") == 1
+    assert table.count("<small>execution</small>") == 0
+
+
 def test_a_run_that_goes_on(tmp_path, no_pictures):
     whole = entries("tinysql", "right", LABELS[:1])
     run = write_run(tmp_path / "run", whole)

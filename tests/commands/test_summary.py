@@ -193,6 +193,9 @@ def test_joules_need_every_row():
     (entry,) = summarize({"x": rows}, {"x": Facts(joules_source="rapl")})
     assert entry["joules_per_token"] is None
     assert entry["joules_source"] == "1 of 2 rows have none (rapl)"
+    no_room = row(id=2, tokens=[], logp_raw=[], stats=stats(0, 0, 0, []))
+    (entry,) = summarize({"x": [rows[0], no_room]}, {"x": Facts(joules_source="rapl")})
+    assert entry["joules_per_token"] == 1 / len(rows[0]["tokens"])
     (entry,) = summarize({"x": rows[1:]})
     assert (entry["joules_per_token"], entry["joules_source"]) == (None, "none was read")
 

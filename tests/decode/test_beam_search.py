@@ -150,5 +150,5 @@ def test_rounds_are_counted_as_they_run():
     )  # fmt: skip
     state = call.advance(call.state, 3)
     assert state.rounds == 3 and not state.done[0]
-    state = call.advance(state)
+    state = call.advance(state, 2**31)
     assert state.rounds == 4 and state.done[0]

@@ -41,6 +41,7 @@ def test_nodes_are_counted_without_building_the_tree():
         for width in range(1, 9):
             assert count_nodes(depth, width) == len(product_tree(depth, width)[0])
     assert count_nodes(512, 10**5) == 1 + 10**5  # and at once
+    assert count_nodes(2, 10**9) == 1 + 10**9
 
 
 def first_draft(table, ids, lengths, *, depth=2, width=2, **settings):

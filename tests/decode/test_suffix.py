@@ -218,7 +218,8 @@ def test_a_file_of_another_kind_is_refused(recipe, tmp_path):
     (tmp_path / "text").write_text("1 2 3")
     (tmp_path / "empty").write_bytes(b"")
     np.savez(tmp_path / "two.npz", ids=np.arange(3))
-    for file in ("text", "empty", "two.npz"):
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:60])
+    for file in ("text", "empty", "two.npz", "cut.npz"):
         with pytest.raises(ValueError, match=rf"{name}=.*{file}: no \.npy file of token ids"):
             recipe(2, 3, str(tmp_path / file))
     with pytest.raises(FileNotFoundError):

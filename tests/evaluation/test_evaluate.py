@@ -14,7 +14,10 @@ from tiny_pair import write_pair
 
 from experiments import evaluate as program
 from experiments.evaluation.ask import Asker
+from experiments.evaluation.folder import RunFolder
 from experiments.evaluation.summary import summary_of_rows
+from experiments.tasks.base import Problem
+from mtad_jax import recipes
 
 pytestmark = pytest.mark.slow  # whole runs, most of them
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,9 +145,11 @@ def test_a_stopped_run_goes_on_and_ends_alike(pair, done, tmp_path, monkeypatch,
         return whole(self, batch)
 
     monkeypatch.setattr(Asker, "ask", ask)
-    code = asked(pair, folder)
+    more = ["--overwrite"] if stop == "terminated" else []
+    code = asked(pair, folder, *more)
     assert code == (143 if stop == "terminated" else 130)
-    assert "rows are in" in capsys.readouterr().err
+    again = "the same command without --overwrite" if more else "the same command"
+    assert f"rows are in {folder}: {again} goes on" in capsys.readouterr().err
     assert not (folder / "summary.json").exists()
     monkeypatch.setattr(Asker, "ask", whole)
     assert asked(pair, folder) == 0
@@ -208,6 +213,51 @@ def test_another_runs_folder_is_refused_with_what_differs(pair, done, tmp_path):
         asked(pair, tmp_path / "file")
 
 
+def run_of(folder, *, overwrite=False, **changes):
+    device = {"platform": "gpu", "kind": "H100", "count": 1, "cpu_cores": 8, "processor": "A"}
+    settings = {"config": {"seed": 0}, "problems": {}, "device": device}
+    return RunFolder(folder, settings | changes, overwrite=overwrite)
+
+
+def test_a_folder_that_was_cut_short_is_still_ours(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".settings.json.7.partial").write_text("{")
+    run_of(folder).begin()
+    (folder / "echo").mkdir()
+    with monkeypatch.context() as patch:
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr("shutil.rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_of(folder, overwrite=True).begin()
+    assert run_of(folder).check()
+    run_of(folder, overwrite=True).begin()
+    assert [path.name for path in folder.iterdir()] == ["settings.json"]
+
+
+def test_a_machine_that_comes_back_may_have_another_processor(tmp_path):
+    run_of(tmp_path).begin()
+    device = {"platform": "gpu", "kind": "H100", "count": 1, "cpu_cores": 16, "processor": "B"}
+    run_of(tmp_path, device=device).begin()
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["device"]["processor"] == "A"
+    assert settings["resumed"] == [{"device": device}]
+    with pytest.raises(ValueError, match=r"device\.kind=H100, not H200: give another --output"):
+        run_of(tmp_path, device=device | {"kind": "H200"}).begin()
+
+
+def test_all_that_is_asked_is_part_of_a_run(tmp_path):
+    asked = [Problem("a", ("b",), shots=(("q", "a"),)), Problem("a", ("b",), system="s")]
+    asked += [Problem("a", ("b",)), Problem("a", ("b",), reference=1), Problem("a", ("c",))]
+    assert len({program._digest([problem]) for problem in asked}) == len(asked)
+    rules = [recipes.suffix(2, 2, corpus) for corpus in ([[1, 2, 3]], [[1, 2, 4]])]
+    assert len({program._digest_of_arrays(rule) for rule in rules}) == 2
+    assert program._digest_of_arrays(recipes.mmtad()) == ""
+
+
 def test_overwrite_starts_again(pair, tmp_path):
     folder = tmp_path / "run"
     small = ["--config.task=outside_tasks:Echo count=1", "--config.strategies=('sample',)"]
@@ -231,6 +281,8 @@ def test_overwrite_starts_again(pair, tmp_path):
         (["--config.task=", "--config.tasks=()"], "no tasks: give"),
         (["--config.strategies=('nope',)"], "no rule 'nope'"),
         (["--config.batch_size=0"], "config.batch_size=0 must be >= 1"),
+        (["--config.mesh=data:8"], "sample, batch_size=1: batch of 1 rows on mesh axis data:8"),
+        (["--config.task=outside_tasks:Twins"], "echo: 5 problems have the id 'one': give each"),
         (["--config.style=rhyme"], "config.style=rhyme must be one of plain, chat"),
         (["--config.max_new_tokens=100000"], "max_new_tokens"),
         (["--config.draft="], "it drafts, and config.draft is empty"),

@@ -31,6 +31,20 @@ def test_a_sweep_is_every_combination_of_what_a_rule_has():
     assert sweep_lines({"rule": (), "depth": ()}) == []
 
 
+def test_a_rule_takes_part_in_what_means_something_to_it():
+    sweep = {
+        "rule": ("greedy", "sample", "mtad"), "temperature": (0.5, 1.0),
+        "draft_temperature": (0.7,), "depth": (2,), "batch_size": (4,),
+    }  # fmt: skip
+    assert sweep_lines(sweep) == [
+        "greedy batch_size=4",
+        "sample temperature=0.5 batch_size=4", "sample temperature=1.0 batch_size=4",
+        "mtad depth=2 temperature=0.5 draft_temperature=0.7 batch_size=4",
+        "mtad depth=2 temperature=1.0 draft_temperature=0.7 batch_size=4",
+    ]  # fmt: skip
+    assert parse_point("greedy temperature=0", WARP, 1).warp.temperature == 0
+
+
 def test_each_point_comes_once():
     sweep = {"rule": ("mtad",), "tau": (0.5, 0.7), "temperature": (0.5,)}
     points = read_points(("sample", "mtad tau=0.5 temperature=0.5"), sweep, WARP, 1)
@@ -47,7 +61,8 @@ def test_each_point_comes_once():
         (("mtad widht=4",), {}, "mtad has no setting 'widht'"),
         (("mtad temperature=hot",), {}, "temperature=hot must be a number"),
         (("mtad temperature=-1",), {}, "temperature"),
-        (("sample draft_temperature=0.5",), {}, "sample has no draft model"),
+        (("sample draft_temperature=0.5",), {}, "sample has no draft model: leave it out"),
+        (("greedy temperature=0.7",), {}, "temperature=0.7, but greedy takes the likeliest token"),
         (("mtad draft_temperature=-1",), {}, "temperature"),
         (("mtad batch_size=0",), {}, "batch_size=0 must be >= 1"),
         (("mtad depth=x",), {}, "depth=x must be a whole number"),

@@ -3,7 +3,8 @@
 Each mutant is written into a copy of the package outside the checkout, and the fast tests run
 against it in a fork of a process that has jax loaded, the files nearest to the module first, until
 one fails. What was found is kept in `.cache/mutants/`: a second run goes on where the first was
-stopped, and runs survivors again once tests have changed.
+stopped, and runs again what survived once tests have changed, and what was killed once the test
+that did it has.
 """
 
 import argparse
@@ -152,7 +153,11 @@ def run_tests(folder: Path, files: list[str], log: Path, report: Path) -> int:
 
 
 def forked(folder: Path, files: list[str]) -> str:
-    """Run tests in a fork; return what ended them: a test that failed or hung, or nothing."""
+    """Run tests in a fork; return what ended them: a test that failed or hung, or nothing.
+
+    Raises:
+      RuntimeError: the process was ended from outside, as for memory: that is no verdict.
+    """
     report = folder / "report"
     report.write_text("failed: to import")
     with warnings.catch_warnings():
@@ -169,6 +174,8 @@ def forked(folder: Path, files: list[str]) -> str:
             sys.stderr.flush()
             os._exit(code)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0 and status != -signal.SIGALRM:
+        raise RuntimeError(f"{report.read_text()}: ended by signal {-status}: use fewer --jobs")
     return "" if status == 0 else report.read_text().removeprefix("failed: ")
 
 
@@ -193,7 +200,19 @@ def judge(folder: Path, mutant: faults.Mutant) -> dict:
     finally:
         target.write_text(whole, encoding="utf-8")
     seconds = round(time.monotonic() - start, 1)
-    return {"name": mutant.name, "by": by, "seconds": seconds, "source": digest(mutant.source)}
+    return {
+        "name": mutant.name,
+        "by": by,
+        "seconds": seconds,
+        "source": digest(mutant.source),
+        "file": digest_of_killer(by),
+    }
+
+
+def digest_of_killer(by: str) -> str:
+    """Return a hash of the file of tests that killed a mutant; "" where there is none."""
+    file = ROOT / by.removeprefix("hung: ").split("::")[0]
+    return digest(file.read_text(encoding="utf-8")) if by and file.is_file() else ""
 
 
 def digest(*texts: str) -> str:
@@ -213,7 +232,7 @@ def known(log: Path, tests: str) -> dict[str, dict]:
     for line in log.read_text().splitlines() if log.exists() else ():
         row = json.loads(line)
         found.pop(row["name"], None)
-        if row["by"] or row["tests"] == tests:
+        if row["tests"] == tests or row["by"] and row.get("file") == digest_of_killer(row["by"]):
             found[row["name"]] = row
     return found
 

@@ -177,4 +177,4 @@ def test_your_weights_on_two_devices(tmp_path):
     last = done.stdout.splitlines()[-1].split()
     assert last[:3] == ["END", "2", "2"] and last[3] in ("sample", "mmtad")
     assert "bfloat16 (from bfloat16)" in done.stdout and "fits: " in done.stdout
-    assert "choice: " in done.stdout and (tmp_path / "converted" / "draft").is_dir()
+    assert "choice: " in done.stdout and (tmp_path / "converted" / "shipped--draft").is_dir()

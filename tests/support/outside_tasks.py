@@ -1,7 +1,7 @@
 """Tasks from outside the package, as `module:Class` names them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.tasks.base import Problem, Task
 
@@ -35,6 +35,15 @@ class Echo(Task):
     def answer_row(self, problem, rows):
         """Return what a tool of its own would read."""
         return {"question": problem.id, "answers": [row["text"] for row in rows]}
+
+
+@dataclass(frozen=True)
+class Twins(Echo):
+    """All problems have one id, as no task's may."""
+
+    def prompts(self) -> list[Problem]:
+        """Return `count` conversations of one id."""
+        return [replace(problem, id="one") for problem in super().prompts()]
 
 
 @dataclass(frozen=True)

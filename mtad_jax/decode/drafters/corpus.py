@@ -4,6 +4,7 @@ Built once on the host, with NumPy alone; searched inside the compiled loop, who
 shapes then depend on its size.
 """
 
+import zipfile
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
@@ -92,10 +93,11 @@ def read_ids(name: str, path: str | PathLike) -> np.ndarray:
       ValueError: it is no such file.
       OSError: it cannot be read.
     """
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        found = None
+    with open(path, "rb") as file:  # NumPy leaves a broken archive open
+        try:
+            found = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile):
+            found = None
     if not isinstance(found, np.ndarray):
         raise ValueError(f"{name}={path}: no .npy file of token ids: write one by numpy.save")
     return found

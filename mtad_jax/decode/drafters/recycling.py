@@ -22,6 +22,7 @@ from mtad_jax.decode.state import Controls, DecodeState
 from mtad_jax.models.protocol import BoundLM
 from mtad_jax.types import Array, Float, Int
 
+_MANY = 1 << 12  # nodes: no rule takes so many
 MOST_BYTES = 1 << 32
 """Of the tables of all rows of a call."""
 
@@ -183,6 +184,8 @@ def product_tree(
 
 def count_nodes(depth: int, width: int) -> int:
     """Return the nodes of `product_tree`; it stops counting where there are far too many."""
+    if width > _MANY:
+        return 1 + width
     level, total = {1: 1}, 1  # how many nodes of a level have each product
     for _ in range(depth):
         below: dict[int, int] = {}
@@ -190,6 +193,6 @@ def count_nodes(depth: int, width: int) -> int:
             for r in range(1, width // product + 1):
                 below[product * r] = below.get(product * r, 0) + count
         level, total = below, total + sum(below.values())
-        if total > 1 << 12:
+        if total > _MANY:
             break
     return total
