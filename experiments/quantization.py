@@ -60,7 +60,9 @@ def define_flags(values: flags.FlagValues) -> None:
     define_model_flags(values)
     number = flags.DEFINE_integer
     number("texts", 48, "Texts, half of them about databases.", flag_values=values)
-    number("tokens", 256, "Most tokens of a text.", flag_values=values)
+    number(
+        "tokens", 256, "Most tokens of a text; at most the models' positions.", flag_values=values
+    )
     number("max_new_tokens", 100, "Most tokens that MMTAD adds to a prompt.", flag_values=values)
     number("depth", 4, "K of MMTAD.", flag_values=values)
     number("width", 4, "W of MMTAD.", flag_values=values)
@@ -88,11 +90,13 @@ def quantization(values: flags.FlagValues) -> None:
         find_stories(values.data_dir),
     )  # fmt: skip
     pipe = load_models(values)
+    models = {"target": pipe.target} | ({"draft": pipe.draft} if pipe.draft else {})
+    lms = {name: found.lm for name, found in models.items()}
+    _check_tokens(values.tokens, lms)
     check_reads_text(pipe.target, values.target, "the texts are text")
     texts = [pipe.encode(text)[: values.tokens] for text in held_out(tasks, values.data_dir)]
     print(f"{len(texts)} texts of {sum(map(len, texts))} tokens, {pipe.target.lm.dtype}\n")
-    models = {"target": pipe.target} | ({"draft": pipe.draft} if pipe.draft else {})
-    for line in change_lines({name: found.lm for name, found in models.items()}, texts):
+    for line in change_lines(lms, texts):
         print(line, flush=True)
     if pipe.draft is not None:
         prompts = [pipe.encode(task.prompt) for task in tasks]
@@ -100,6 +104,14 @@ def quantization(values: flags.FlagValues) -> None:
         bench = Bench(pipe, prompts, kinds, values.max_new_tokens, values.seed)
         for line in pair_lines(bench, rule):
             print(line, flush=True)
+
+
+def _check_tokens(tokens: int, lms: dict[str, BoundLM]) -> None:
+    """Raise ValueError where a text may be longer than what a model was made for."""
+    name = min(lms, key=lambda name: lms[name].model.max_positions)
+    most = lms[name].model.max_positions
+    if tokens > most:
+        raise ValueError(f"--tokens={tokens} > positions={most} of the {name}: lower it")
 
 
 def _rule(depth: int, width: int) -> Rule:

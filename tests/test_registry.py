@@ -59,6 +59,13 @@ def test_candidates_are_read_from_a_line():
         ("mtad K=2", "'mtad K=2': mtad has no setting 'K': there are depth, width, tau, draw"),
         ("mtad depth=two", "depth=two must be a whole number"),
         ("mtad depth", "depth= must be a whole number"),
+        (
+            "outside_rules:levels deep=true",
+            "^'outside_rules:levels deep=true': sizes is missing: outside_rules:levels needs it: "
+            "give sizes=...$",
+        ),
+        ("mtad depth=4 depth=8", "^'mtad depth=4 depth=8': depth comes twice: give it once$"),
+        ("mtad depth=4 width=2 depth=4", "depth comes twice"),
     ):
         with pytest.raises(ValueError, match=message):
             Candidate.parse(text)

@@ -18,7 +18,14 @@ from experiments.bench.rules import (
     shown_points,
     shown_right,
 )
-from experiments.bench.scores import by_rule, choosing, reported, score, shown_perplexity
+from experiments.bench.scores import (
+    by_rule,
+    choosing,
+    halves_line,
+    reported,
+    score,
+    shown_perplexity,
+)
 from mtad_jax.decode.warp import Warp
 
 GREEDY = "greedy"
@@ -123,14 +130,11 @@ def verdict_lines(rules: Sequence[Rule], samples: Sequence[Sample]) -> list[str]
     joint = [rule for rule in rules if rule.name in ("mtad", "mmtad")]
     drawn = [rule for rule in joint if not is_chosen(rule)]
     chosen = [rule for rule in joint if is_chosen(rule)]
-    halves = len({sample.repeat for sample in samples}) > 1
-    lines = [
-        "Settings chosen on one half of the prompts, reported on the other:"
-        if halves
-        else "Settings chosen and reported on the same prompts, for want of a second pass:"
+    return [
+        halves_line(samples),
+        *_drawn_lines(groups, drawn),
+        *_chosen_lines(rules, groups, chosen),
     ]
-    lines += _drawn_lines(groups, drawn)
-    return [*lines, *_chosen_lines(rules, groups, chosen)]
 
 
 def _drawn_lines(groups: dict[str, list[Sample]], rules: Sequence[Rule]) -> list[str]:

@@ -8,6 +8,7 @@ from experiments.bench.scores import (
     Score,
     by_rule,
     chosen_and_reported,
+    halves_line,
     reported,
     score,
     shown_change,
@@ -81,7 +82,7 @@ def _line(s: Score, compile_seconds: float) -> str:
 def summary_lines(samples: Sequence[Sample]) -> list[str]:
     """Return what the best settings of each rule gain.
 
-    Depths and widths are chosen on the even passes and reported on the odd ones.
+    Depths and widths are chosen on the even passes and reported on the odd ones, if there are any.
     """
     groups = by_rule(samples)
     families = {
@@ -92,7 +93,7 @@ def summary_lines(samples: Sequence[Sample]) -> list[str]:
     best = {
         family: chosen_and_reported(groups, names, _speed) for family, names in families.items()
     }
-    lines = ["Settings chosen on one half of the prompts, reported on the other:"]
+    lines = [halves_line(samples)]
     lines += _equal_depth_lines(groups, families)
     mmtad, mmtad_samples = best["mmtad"]
     for name, other in (best["speculative"], (BASE, base)):

@@ -201,6 +201,17 @@ def reported(samples: Sequence[Sample]) -> list[Sample]:
     return _halves(samples)[1]
 
 
+def halves_line(samples: Sequence[Sample]) -> str:
+    """Return what stands above settings of `chosen_and_reported`: on which prompts each was done.
+
+    Args:
+      samples: of all rules.
+    """
+    if len({sample.repeat for sample in samples}) > 1:
+        return "Settings chosen on one half of the prompts, reported on the other:"
+    return "Settings chosen and reported on the same prompts, for want of a second pass:"
+
+
 def _halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     even = [s for s in samples if s.repeat % 2 == 0]
     return even, [s for s in samples if s.repeat % 2] or even

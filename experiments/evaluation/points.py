@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mtad_jax.calibration.candidates import Candidate, shown
+from mtad_jax.calibration.candidates import Candidate, shown, split_line
 from mtad_jax.decode.protocols import Strategy
 from mtad_jax.decode.warp import Warp, check_warp
 from mtad_jax.registry import find, settings_of
@@ -53,15 +53,15 @@ def parse_point(text: str, warp: Mapping[str, Any], batch_size: int) -> Point:
       batch_size: the run's.
 
     Raises:
-      ValueError: no such rule or setting, or a value that is not of its kind or out of range.
+      ValueError: no such rule or setting, one that is missing or comes twice, or a value that is
+        not of its kind or out of range.
     """
     own: dict[str, Any] = {}
-    name, *words = text.split() or [""]
+    name, words = split_line(text)
     rest, known = [name], settings_of(find(name))
-    for word in words:
-        key, _, value = word.partition("=")
+    for key, value in words.items():
         if key in known or key not in _RUN:
-            rest.append(word)
+            rest.append(f"{key}={value}")
             continue
         try:
             own[key] = _RUN[key](value)

@@ -132,7 +132,7 @@ def read_candidates(values: flags.FlagValues) -> list[Candidate]:
     """Return the rules that --rule names, each with its settings on one line.
 
     Raises:
-      ValueError: there is no such rule or setting, or a value is out of range.
+      ValueError: as `Candidate.parse`.
     """
     found = []
     for text in values.rule or ():

@@ -56,7 +56,8 @@ def calibrate(
       candidates: the rules that compete; None: those of `default_candidates`.
       margin: gain in tokens per second that is worth not decoding plainly.
       budget_s: seconds after which nothing new is begun; what is compiling is not broken off.
-      batch_size: prompts decoded together, as later in use: speculation gains less in batches.
+      batch_size: prompts decoded together, as later in use: speculation gains less in batches. With
+        prompts for one batch only nothing is beyond noise, and plain decoding is chosen.
       progress: called before each piece of work with what it is.
       meter: what measures; None: the engine.
       **settings: as `mtad_jax.generate`: `max_new_tokens` must be given, `warp` should be; the

@@ -38,16 +38,19 @@ class Candidate:
         """Return the rule that a line like a `label` says: `mtad depth=4 width=2`.
 
         Raises:
-          ValueError: there is no such recipe or setting, or a value is out of range.
+          ValueError: there is no such recipe or setting, one that it needs is missing, one comes
+            twice, or a value is out of range.
         """
-        name, *words = text.split() or [""]
+        name, given = split_line(text)
         known, settings = settings_of(find(name)), {}
-        for word in words:
-            key, _, value = word.partition("=")
+        for key, value in given.items():
             if key not in known:
                 there = ", ".join(known) or "none"
                 raise ValueError(f"{text!r}: {name} has no setting {key!r}: there are {there}")
             settings[key] = known[key].read(value)
+        for key in known:
+            if known[key].required and key not in given:
+                raise ValueError(f"{text!r}: {key} is missing: {name} needs it: give {key}=...")
         return cls.of(name, **settings)
 
     @property
@@ -107,6 +110,22 @@ def check_candidates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
             what = repr(item) if isinstance(item, str) else f"a {type(item).__name__}"
             raise ValueError(f"candidates holds {what}: write mtad_jax.Candidate.of(name, ...)")
     return found
+
+
+def split_line(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the settings, still text, of a line such as `mtad depth=4 width=2`.
+
+    Raises:
+      ValueError: a setting comes twice.
+    """
+    name, *words = text.split() or [""]
+    given: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in given:
+            raise ValueError(f"{text!r}: {key} comes twice: give it once")
+        given[key] = value
+    return name, given
 
 
 def shown(value: Any) -> str:

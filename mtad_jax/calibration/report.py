@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtad_jax.calibration.candidates import Candidate, shown
-from mtad_jax.calibration.decide import Floor, Interval
+from mtad_jax.calibration.decide import ONE_GROUP, Floor, Interval
 from mtad_jax.decode.protocols import Strategy
 
 OUT_OF_TIME = "out of time"
@@ -78,6 +78,11 @@ class Calibration:
         measured = any(row.speed for row in self.rows)
         if not measured and any(row.verdict.startswith(OUT_OF_TIME) for row in self.rows):
             gain = "plain decoding: no other rule was measured in the budget of seconds: raise it"
+        elif any(row.verdict == ONE_GROUP for row in self.rows):
+            gain = (
+                f"plain decoding: {ONE_GROUP}, so nothing was shown to beat it: give more prompts "
+                "or smaller batches"
+            )
         elif self.name == "sample":
             gain = "plain decoding: nothing was shown to beat it by the margin"
         else:

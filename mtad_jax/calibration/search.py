@@ -142,7 +142,7 @@ class Search:
             [self._plain, *(e.candidate.strategy for e in timed)], most=_MOST
         )
         for entry, decoded in zip(timed, groups, strict=True):
-            entry.speed, entry.quality = speed_ratio(decoded, base), perplexity_ratio(decoded, base)
+            self._compare(entry, decoded, base)
             entry.verdict = self._why_not(entry) or "slower than the choice"
         return timed, base
 
@@ -154,13 +154,23 @@ class Search:
             base, decoded = self._decode(
                 [self._plain, entry.candidate.strategy], seed=_FRESH, most=_MOST
             )
-            entry.speed, entry.quality = speed_ratio(decoded, base), perplexity_ratio(decoded, base)
+            self._compare(entry, decoded, base)
             reason = self._why_not(entry)
             if reason is None:
                 entry.verdict = "chosen"
                 return entry
             entry.verdict = f"on fresh draws {reason}"
         return None
+
+    def _compare(self, entry: _Entry, decoded: Sequence[Decoded], base: Sequence[Decoded]) -> None:
+        """Note a rule's speed and quality over plain decoding's."""
+        groups = self._groups(base)
+        entry.speed = speed_ratio(decoded, base, groups)
+        entry.quality = perplexity_ratio(decoded, base, groups)
+
+    def _groups(self, decoded: Sequence[Decoded]) -> list[int]:
+        """Return the group of each unit that was decoded; the budget may have left out the last."""
+        return [group for group, _ in self._units[: len(decoded)]]
 
     def _why_not(self, entry: _Entry) -> str | None:
         assert entry.speed is not None and entry.quality is not None
@@ -198,9 +208,17 @@ class Search:
         return best
 
     def _settled(self, decoded: Sequence[Sequence[Decoded]]) -> bool:
-        """Return whether every rule is beyond noise faster than asked for, or slower."""
-        speeds = [speed_ratio(rule, decoded[0]) for rule in decoded[1:]]
-        return not any(speed.low < 1 + self._margin <= speed.high for speed in speeds)
+        """Return whether every rule is beyond noise faster than asked for, or slower.
+
+        What has no interval is not settled by timing it again, and left at that.
+        """
+        groups = self._groups(decoded[0])
+        speeds = [speed_ratio(rule, decoded[0], groups) for rule in decoded[1:]]
+        return not any(
+            speed.low is not None and speed.high is not None
+            and speed.low < 1 + self._margin <= speed.high
+            for speed in speeds
+        )  # fmt: skip
 
     def _late(self, share: float = 1.0) -> bool:
         return self._meter.clock() > self._begin + share * self._budget

@@ -133,15 +133,75 @@ def test_the_floor_of_quality_refuses_likely_losses_and_allows_lossless_rules():
 def test_only_the_upper_end_of_quality_counts():
     plain = [Decoded(9, 1.0, 9, 9, (), (x,)) for x in (-2.0, -1.5, -2.5, -1.9)]
     rule = [Decoded(9, 0.5, 5, 5, (4,), (x,)) for x in (-1.0, -2.2, -2.4, -1.8)]
-    quality = perplexity_ratio(rule, plain)
+    quality = perplexity_ratio(rule, plain, range(4))
     assert quality.value == pytest.approx(math.exp(-np.mean([1.0, -0.7, 0.1, 0.1])))
     assert quality.value < 1 < quality.high
-    speed = speed_ratio(rule, plain)
+    speed = speed_ratio(rule, plain, range(4))
     assert (speed.value, speed.low, speed.high) == pytest.approx((2, 2, 2))
     asked = {"floor": 1.0, "margin": 0.03}
     assert "above 1" in str(why_not(speed, quality, exact=False, **asked))
     assert why_not(speed, quality, exact=True, **asked) is None
     assert "below 1.03" in str(why_not(Interval(1.1, 1.02, 1.2), quality, exact=True, **asked))
+
+
+def drawn(prompts, draws, seed):
+    """Groups of two prompts, each drawn so often; at temperature 0, so that draws are the same."""
+    rng = np.random.default_rng(seed)
+    once = [
+        Decoded(int(rng.integers(9, 30)), 1.0 + rng.random(), 9, 18, (), tuple(rng.normal(size=2)))
+        for _ in range(prompts)
+    ]
+    return once * draws, list(range(prompts)) * draws
+
+
+@pytest.mark.parametrize("ratio", [speed_ratio, perplexity_ratio])
+def test_drawing_the_same_prompts_again_does_not_narrow_an_interval(ratio):
+    once = ratio(drawn(3, 1, 0)[0], *drawn(3, 1, 1))
+    often = ratio(drawn(3, 4, 0)[0], *drawn(3, 4, 1))
+    assert once.low < once.value < once.high
+    want = pytest.approx((once.value, once.low, once.high))
+    assert (often.value, often.low, often.high) == want
+
+
+def test_draws_of_a_prompt_that_differ_count_as_one():
+    """Two prompts, one fast and one slow, each drawn four times with little noise."""
+    groups = [0, 1] * 4
+    plain = [Decoded(10, 1.0, 9, 9, (), (-2.0,))] * 8
+    rule = [Decoded(20 if g else 10, 1.0 + i / 100, 9, 9, (), (-g,)) for i, g in enumerate(groups)]
+    speed, quality = speed_ratio(rule, plain, groups), perplexity_ratio(rule, plain, groups)
+    assert speed.value == pytest.approx(120 / 8.28 / 10)
+    assert (speed.low, speed.high) == pytest.approx((4 / 4.12, 8 / 4.16))
+    assert (quality.low, quality.high) == pytest.approx((math.exp(-2), math.exp(-1)))
+
+
+def test_one_group_has_no_interval_of_speed_but_one_of_quality():
+    plain, groups = drawn(1, 8, 0)
+    rule = drawn(1, 8, 1)[0]
+    speed, quality = speed_ratio(rule, plain, groups), perplexity_ratio(rule, plain, groups)
+    assert (speed.low, speed.high, str(speed)) == (None, None, f"{speed.value:.2f} (no interval)")
+    assert quality.low < quality.value < quality.high
+    single = [dataclasses.replace(d, logp_raw=d.logp_raw[:1]) for d in plain]
+    assert perplexity_ratio(single, single, groups) == Interval(1.0, None, None)
+    for floor in ("lossless", 1.0, None):
+        why = why_not(speed, quality, exact=True, floor=floor, margin=0.0)
+        assert why == "one batch of prompts gives no interval"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("floor", ["lossless", 1.0, None])
+def test_on_one_batch_of_prompts_nothing_is_chosen_and_it_says_why(floor, temperature):
+    meter = FakeMeter(rate=GOOD, groups=1)
+    found = choose(meter, floor=floor, warp=Warp(temperature, 0.9, 10))
+    assert (found.name, found.speed.value) == ("sample", 1.0)
+    timed = [row for row in found.rows if row.speed]
+    assert len(timed) == 4 and all(row.speed.value > 1.03 for row in timed)
+    assert {row.verdict for row in timed} == {"one batch of prompts gives no interval"}
+    assert "(no interval)" in str(found)
+    assert "choice: sample: plain decoding: one batch of prompts gives no interval, so" in str(
+        found
+    )
+    assert "give more prompts or smaller batches" in str(found)
+    assert choose(FakeMeter(rate=GOOD, groups=2), floor=floor).name != "sample"
 
 
 @pytest.mark.parametrize("floor", ["lossless", 1.0, None])

@@ -132,6 +132,10 @@ def test_report():
     assert any(line.endswith("/ sample: 2.00") for line in lines)
     assert any(line.endswith("/ speculative depth=1: 1.10") for line in lines)
     assert sum("perplexity" in line and line.count("+0%") == 2 for line in lines) == 2
+    assert lines[0] == "Settings chosen on one half of the prompts, reported on the other:"
+    once = benchmark_report.summary_lines([s for s in samples if s.repeat == 0])
+    want = "Settings chosen and reported on the same prompts, for want of a second pass:"
+    assert once[0] == want and once[1:] == lines[1:]
 
 
 def test_output_says_what_was_measured(tmp_path, monkeypatch):

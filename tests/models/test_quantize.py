@@ -235,6 +235,18 @@ def test_bad_input_is_one_line(folders, tmp_path):
     }.items():
         with pytest.raises(ValueError, match=message):
             quantization.quantization(flags_of(quantization, flag))
+    short = tmp_path / "short"
+    config = LLAMA | {"max_position_embeddings": 32}
+    write_folder(short, config, random_tensors(config))
+    one, two = (f"--target={folders['llama']}", f"--draft={short}")
+    for args, message in (
+        (["--tokens=1025"], "^--tokens=1025 > positions=1024 of the target: lower it$"),
+        ([one, "--tokens=65"], "^--tokens=65 > positions=64 of the target: lower it$"),
+        ([one, two, "--tokens=33"], "^--tokens=33 > positions=32 of the draft: lower it$"),
+        ([one, two, "--tokens=32"], "the texts are text"),  # these folders have no tokenizer
+    ):
+        with pytest.raises(ValueError, match=message):
+            quantization.quantization(flags_of(quantization, *args))
     loaded = mtad_jax.load(folders["llama"], int8="weights")
     with pytest.raises(ValueError, match="int8 are no floats: save before quantizing"):
         save(loaded, tmp_path / "out")
