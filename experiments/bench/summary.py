@@ -182,7 +182,8 @@ def _counted(answers: Sequence[Answer]) -> dict[str, Any]:
 
 def _outside(answers: Sequence[Answer], facts: Facts) -> dict[str, Any]:
     """Return what needs more than the rows: energy and its source, compiling, memory."""
-    answers = [a for a in answers if a.rounds]  # a turn without room ran nothing
+    # A turn without room ran nothing; a text that was cut at its first token has no round but ran.
+    answers = [a for a in answers if a.rounds or a.joules is not None]
     read = [a.joules for a in answers if a.joules is not None]
     joules, source = None, facts.joules_source
     if len(read) == len(answers):

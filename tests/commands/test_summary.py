@@ -196,6 +196,11 @@ def test_joules_need_every_row():
     no_room = row(id=2, tokens=[], logp_raw=[], stats=stats(0, 0, 0, []))
     (entry,) = summarize({"x": [rows[0], no_room]}, {"x": Facts(joules_source="rapl")})
     assert entry["joules_per_token"] == 1 / len(rows[0]["tokens"])
+    cut = row(id=3, tokens=[], logp_raw=[], stats=stats(0, 0, 0, []), joules=2.0)
+    (entry,) = summarize({"x": [rows[0], cut]}, {"x": Facts(joules_source="rapl")})
+    assert entry["joules_per_token"] == 3 / len(rows[0]["tokens"])
+    (entry,) = summarize({"x": [rows[1], cut]}, {"x": Facts(joules_source="rapl")})
+    assert entry["joules_source"] == "1 of 2 rows have none (rapl)"
     (entry,) = summarize({"x": rows[1:]})
     assert (entry["joules_per_token"], entry["joules_source"]) == (None, "none was read")
 
