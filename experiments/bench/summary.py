@@ -43,6 +43,7 @@ class Answer:
       problem, turn, sample: what it answers; together they are unique in a strategy.
       tokens, rounds, accepted, drafted, accepted_at: counters.
       logp_raw: sum over the tokens; -inf where a token has none.
+      batch: number of the batch that it was decoded in; None: alone.
       seconds, prefill_seconds: its share of its batch's times.
       joules: its share of the energy; None where none was read.
       scores: by metric, the task's own first; None or no key where it is not judged.
@@ -57,6 +58,7 @@ class Answer:
     drafted: int
     accepted_at: Sequence[int]
     logp_raw: float
+    batch: int | None
     seconds: float
     prefill_seconds: float
     joules: float | None
@@ -73,6 +75,7 @@ class Answer:
             tokens=len(row["tokens"]),
             **{name: stats[name] for name in ("rounds", "accepted", "drafted", "accepted_at")},
             logp_raw=math.fsum(-math.inf if x is None else x for x in row["logp_raw"]),
+            batch=row.get("batch"),
             seconds=row["decode_seconds"],
             prefill_seconds=row["prefill_seconds"],
             joules=row["joules"],
@@ -162,7 +165,7 @@ def _counted(answers: Sequence[Answer]) -> dict[str, Any]:
     tokens, rounds = (sum(getattr(a, name) for a in answers) for name in ("tokens", "rounds"))
     depth = max(len(a.accepted_at) for a in answers)
     at = [sum(a.accepted_at[i] for a in answers if i < len(a.accepted_at)) for i in range(depth)]
-    first = [a.prefill_seconds + scores.quotient(a.seconds, a.rounds) for a in answers if a.rounds]
+    first = _waits(answers)
     found = {
         "tokens_per_second": scores.quotient(tokens, math.fsum(a.seconds for a in answers)),
         "time_to_first_token": statistics.median(first) if first else None,
@@ -180,9 +183,27 @@ def _counted(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
+def _waits(answers: Sequence[Answer]) -> list[float]:
+    """Return the seconds to the first token of each answer that had a round: the whole batch's."""
+    together: dict[object, list[Answer]] = {}
+    for index, answer in enumerate(answers):
+        if answer.rounds or answer.prefill_seconds:  # a turn without room was in no batch
+            alone = answer.batch is None
+            key = index if alone else (answer.batch, answer.turn)
+            together.setdefault(key, []).append(answer)
+    found = []
+    for batch in together.values():
+        rounds = max(a.rounds for a in batch)  # it goes on until its last text has ended
+        for answer in (a for a in batch if a.rounds):
+            share = answer.prefill_seconds + scores.quotient(answer.seconds, rounds)
+            found.append(share * len(batch))
+    return found
+
+
 def _outside(answers: Sequence[Answer], facts: Facts) -> dict[str, Any]:
     """Return what needs more than the rows: energy and its source, compiling, memory."""
-    answers = [a for a in answers if a.rounds]  # a turn without room ran nothing
+    # A turn without room ran nothing; a text that was cut at its first token has no round but ran.
+    answers = [a for a in answers if a.rounds or a.joules is not None]
     read = [a.joules for a in answers if a.joules is not None]
     joules, source = None, facts.joules_source
     if len(read) == len(answers):

@@ -55,6 +55,7 @@ _ROW = {
             isinstance(value, dict) and all(x is None or _is_number(x) for x in value.values())
         ),
     ),
+    "batch": whole(0, _MOST, None, null=True),
     "prefill_seconds": _SECONDS,
     "decode_seconds": _SECONDS,
     "joules": number(0, math.inf, None, null=True),

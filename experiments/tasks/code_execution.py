@@ -7,9 +7,11 @@ time, its time on the processor, its memory and the size and number of its files
 it ends, or its time does, all that is left of it is killed, SIGTERM ignored or not. `isolation`
 says which of two kinds of guard is in force:
 
-"namespaces": the kernel keeps it from writing outside of its folder, from the network, and from
-  seeing or signalling other processes, whatever it does. It can read what this process can, and
-  reach Unix sockets in folders other than /run that this user may write to.
+"namespaces": the kernel keeps it from writing outside of its folder, from devices other than null,
+  zero, random and urandom, from the network, and from seeing or signalling other processes,
+  whatever it does. It can read the files that this process can, those in /run and /proc excepted,
+  and reach FIFOs and Unix sockets in folders other than /run that its user may write to: this
+  process's, or nobody where this process is root.
 "audit hook": where the system has no namespaces or refuses them, a hook inside Python refuses the
   same. That stops accidents. It stops no program that is meant to get round it, and where this
   process is root, nothing else limits processes, and nothing threads: take a container then.

@@ -22,7 +22,8 @@ from experiments.tasks.sql_text import STRING
 _SOURCE = "yale-lily.github.io/spider"
 _LIMITS = Limits(steps=200_000_000, rows=1_000_000)  # the largest table of dev has 510,437 rows
 _TASK = "-- Using valid SQLite, answer the following questions for the tables provided above."
-_FENCED = re.compile(r"```(?:\w*\n)?(.*?)(?:```|\Z)", re.DOTALL)
+_FENCED = re.compile(r"```(?:(?P<language>\w*)\n)?(?P<code>.*?)(?P<end>```|\Z)", re.DOTALL)
+_BEGIN = re.compile(r"(?:SELECT|WITH)\b", re.IGNORECASE)
 _STATEMENT = re.compile(rf"(?:{STRING.pattern}|\"[^\"]*\"|[^;])*")
 
 
@@ -152,14 +153,24 @@ class Spider(Task):
 def query_of(answer: str) -> str:
     """Return the query of an answer: its first block of code, or all of it, up to a semicolon.
 
-    A plain prompt ends with SELECT, so an answer that does not begin with it goes on after it.
+    A plain prompt ends with SELECT, so an answer that does not begin with it goes on after it. A
+    bare ``` with text before it, and no block after it, ends the query instead.
     """
-    fenced = _FENCED.search(answer)
-    statement = _STATEMENT.match((fenced[1] if fenced else answer).strip())
+    statement = _STATEMENT.match(_code_of(answer).strip())
     text = statement[0].strip() if statement else ""
     if re.match(r"WITH\b", text, re.IGNORECASE):
         return f"SELECT * FROM ({text})"
     return text if re.match(r"SELECT\b", text, re.IGNORECASE) else f"SELECT {text}"
+
+
+def _code_of(answer: str) -> str:
+    """Return the first block of code of an answer, or what stands before a ``` that ends it."""
+    fenced = _FENCED.search(answer)
+    if not fenced:
+        return answer
+    before = answer[: fenced.start()]
+    opens = fenced["language"] or fenced["end"] or _BEGIN.match(fenced["code"].lstrip())
+    return fenced["code"] if opens or not before.strip() else before
 
 
 def _question(

@@ -13,6 +13,7 @@ from html_pages import Page
 from run_folders import of_length, row, write_rows, write_run
 
 from experiments import report as program
+from experiments.bench.summary import summarize
 from experiments.reporting import drawing, pictures
 from experiments.reporting.runs import read_runs
 
@@ -222,6 +223,17 @@ def test_wrong_rows(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         make(tmp_path, run)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_figures_are_those_of_the_summary(tmp_path):
+    """Of rows that shared a batch too."""
+    rows = [row(id=f"q{i}", batch=i // 2) for i in range(4)]
+    run = write_run(tmp_path / "run", {"tinysql/00.jsonl": rows})
+    (entry,) = read_runs([str(run)])[0].entries
+    (wanted,) = summarize({"sample": rows})
+    source = {"joules_source": entry.summary["joules_source"]}  # the settings say it
+    assert entry.summary == wanted | source
+    assert wanted["time_to_first_token"] == 3.0  # 2 * (0.5 + 2.0 / 2)
 
 
 def test_wrong_folders(tmp_path):

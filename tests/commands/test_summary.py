@@ -19,9 +19,9 @@ def stats(rounds, accepted, drafted, at):
 
 FIRST = [
     of_length(2, id="a", decode_seconds=1.0, prefill_seconds=0.1, scores={"right": 1.0}),
-    of_length(4, id="b", decode_seconds=4.0, prefill_seconds=0.2, scores={}),
+    of_length(4, id="b", batch=1, decode_seconds=4.0, prefill_seconds=0.2, scores={}),
     of_length(
-        2, id="b", turn=1, decode_seconds=1.0, prefill_seconds=0.3, scores={"right": 0.0},
+        2, id="b", batch=1, turn=1, decode_seconds=1.0, prefill_seconds=0.3, scores={"right": 0.0},
         logp_raw=[-2.0, -4.0],
     ),
 ]  # fmt: skip
@@ -31,12 +31,13 @@ SECOND = [
         stats=stats(2, 2, 6, [2, 0, 0]), scores={"right": 1.0, "runs": 1.0},
     ),
     of_length(
-        4, id="b", strategy="mtad", decode_seconds=0.5, prefill_seconds=0.2, joules=4.0,
+        4, id="b", batch=1, strategy="mtad", decode_seconds=0.5, prefill_seconds=0.2, joules=4.0,
         stats=stats(1, 3, 3, [1, 1, 1]), scores={},
     ),
     of_length(
-        2, id="b", turn=1, strategy="mtad", decode_seconds=0.5, prefill_seconds=0.3, joules=5.0,
-        stats=stats(1, 1, 3, [1]), scores={"right": 1.0, "runs": 0.0}, logp_raw=[-1.0, -2.0],
+        2, id="b", batch=1, turn=1, strategy="mtad", decode_seconds=0.5, prefill_seconds=0.3,
+        joules=5.0, stats=stats(1, 1, 3, [1]), scores={"right": 1.0, "runs": 0.0},
+        logp_raw=[-1.0, -2.0],
     ),
 ]  # fmt: skip
 
@@ -72,6 +73,28 @@ def test_every_key_by_hand():
     assert against["tokens_per_second"] == pytest.approx([3.75, 2.0, 5.0])
     losses = [math.exp(x) for x in (-0.5, -0.75, 0.0)]  # a: 0; b: 0 and -1.5
     assert against["perplexity"] == pytest.approx(losses)
+
+
+def test_the_time_to_the_first_token_is_the_whole_batchs():
+    """A batch of two: prefill 0.4 s, decoding 8 s in four rounds; its rows have halves of both."""
+    times = {"prefill_seconds": 0.2, "decode_seconds": 4.0}
+    long, short = of_length(4, id=0, **times), of_length(1, id=1, **times)
+    no_room = of_length(0, id=2, prefill_seconds=0.0, decode_seconds=0.0)
+    cut = of_length(0, id=1, **times)  # by a stop string, at its first token
+    later = of_length(2, id=0, turn=1, **times)  # alone in its turn: 0.2 s and 4 s in two rounds
+    apart = [long, short | {"batch": 1}]
+    unsaid = [{name: found[name] for name in found if name != "batch"} for found in apart]
+    for rows, wanted in (
+        ([long, short], 0.4 + 2.0),
+        ([long, short, no_room], 0.4 + 2.0),
+        ([long, cut], 0.4 + 2.0),
+        ([later], 0.2 + 2.0),
+        ([long, short, later], 0.4 + 2.0),  # the median of 2.4, 2.4 and 2.2
+        (apart, (1.2 + 4.2) / 2),
+        (unsaid, (1.2 + 4.2) / 2),
+    ):
+        (entry,) = summarize({"x": rows})
+        assert entry["time_to_first_token"] == pytest.approx(wanted)
 
 
 def test_intervals_are_those_of_scipy_over_problems():
@@ -159,7 +182,7 @@ def test_rows_and_samples_have_one_set_of_definitions():
 def test_what_is_not_finite_is_null():
     """A token without a chance, a text without tokens, times that the clock did not see."""
     hopeless = [of_length(2, id=0), of_length(2, id=1, logp_raw=[-1.0, None])]
-    empty = [of_length(0, id=0, stats=stats(0, 0, 0, [])), of_length(2, id=1)]
+    empty = [of_length(0, id=0, stats=stats(0, 0, 0, [])), of_length(2, id=1, batch=1)]
     still = [of_length(2, id=i, decode_seconds=0.0) for i in range(2)]
     found = summarize({"base": still, "hopeless": hopeless, "empty": empty, "still": still})
     _, first, second, third = found
@@ -196,6 +219,11 @@ def test_joules_need_every_row():
     no_room = row(id=2, tokens=[], logp_raw=[], stats=stats(0, 0, 0, []))
     (entry,) = summarize({"x": [rows[0], no_room]}, {"x": Facts(joules_source="rapl")})
     assert entry["joules_per_token"] == 1 / len(rows[0]["tokens"])
+    cut = row(id=3, tokens=[], logp_raw=[], stats=stats(0, 0, 0, []), joules=2.0)
+    (entry,) = summarize({"x": [rows[0], cut]}, {"x": Facts(joules_source="rapl")})
+    assert entry["joules_per_token"] == 3 / len(rows[0]["tokens"])
+    (entry,) = summarize({"x": [rows[1], cut]}, {"x": Facts(joules_source="rapl")})
+    assert entry["joules_source"] == "1 of 2 rows have none (rapl)"
     (entry,) = summarize({"x": rows[1:]})
     assert (entry["joules_per_token"], entry["joules_source"]) == (None, "none was read")
 

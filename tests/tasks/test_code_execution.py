@@ -222,7 +222,11 @@ def test_users_without_rights_have_namespaces_too():
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         job = {
-            "sources": ["import os\nassert os.getuid() == 1234 and os.getpid() == 2"],
+            "sources": [
+                "import os\nassert os.getuid() == 1234 and os.getpid() == 2",
+                "open('/dev/null', 'w').close()\nassert not os.listdir('/proc')",
+                "try: open('/dev/full', 'w')\nexcept OSError: pass\nelse: assert False",
+            ],
             "folder": folder, "seconds": 5, "memory": 1 << 30, "isolation": "namespaces",
         }  # fmt: skip
         done = subprocess.run(

@@ -1,9 +1,11 @@
 """Programs that do what no answer should, each under both kinds of guard."""
 
+import os
+import stat
 import time
 
 import pytest
-from sandboxes import both, run
+from sandboxes import both, kernel, run
 
 from experiments.tasks.code_execution import Outcome
 
@@ -23,6 +25,11 @@ GOOD = {
         "import collections, dataclasses, hashlib, heapq, itertools, math, re, typing\n"
         "@dataclasses.dataclass\nclass Point:\n    x: 'int' = 0\n"
         "finished = Point() == Point(0) and hashlib.md5(b'').hexdigest().startswith('d41d')"
+    ),
+    "uses the devices that all may": (
+        "with open('/dev/null', 'w') as file: file.write('a')\n"
+        "with open('/dev/zero', 'rb') as file: zeros = file.read(4)\n"
+        "with open('/dev/urandom', 'rb') as file: finished = file.read(4) and not any(zeros)"
     ),
     "has a main of its own": "finished = True\nif __name__ == '__main__': raise SystemExit('ran')",
 }  # fmt: skip
@@ -148,3 +155,43 @@ def test_nothing_outside_of_the_folder_is_changed(name, kind, tmp_path):
     outcome = run("import os\n" + CHANGES[name].format(str(file)) + "\nfinished = True", kind)
     assert outcome.verdict == "failed", outcome
     assert file.stat()[:9] == before[:9] and list(tmp_path.iterdir()) == [file]
+
+
+@kernel
+def test_no_process_of_the_machine_is_listed(kind):
+    program = (
+        "import glob\nfound = glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/self/*')\n"
+        "assert not found, len(found)\nfinished = True"
+    )
+    assert run(program, kind) == Outcome("passed", "")
+
+
+@kernel
+def test_no_device_is_opened_but_those_that_all_may(kind):
+    program = (
+        "import os, stat\nopened = []\n"
+        "for folder, _, names in os.walk('/dev'):\n"
+        "    for path in (f'{folder}/{name}' for name in names):\n"
+        "        mode = os.lstat(path).st_mode\n"
+        "        if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)): continue\n"
+        "        for way in (os.O_RDONLY, os.O_WRONLY):\n"
+        "            try: os.close(os.open(path, way | os.O_NONBLOCK | os.O_NOCTTY))\n"
+        "            except OSError: continue\n"
+        "            opened.append(path)\n"
+        "opened = set(opened) - {'/dev/null', '/dev/zero', '/dev/random', '/dev/urandom'}\n"
+        "assert not opened, sorted(opened)\nfinished = True"
+    )
+    assert run(program, kind) == Outcome("passed", "")
+
+
+@kernel
+def test_a_device_outside_of_dev_is_not_opened(kind, tmp_path):
+    node = tmp_path / "full"
+    try:
+        os.mknod(node, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        node.chmod(0o666)
+        node.open("r+b", buffering=0).close()
+    except OSError:
+        pytest.skip("no device can be made here")
+    outcome = run(f"open({str(node)!r}, 'wb')\nfinished = True", kind)
+    assert outcome.verdict == "failed" and "PermissionError" in outcome.reason, outcome

@@ -101,6 +101,14 @@ ANSWERS = {
     ' Name, "Home Town" FROM member': (1, 1, 1),
     'SELECT Name, "Home Town" FROM member; and more': (1, 1, 1),
     'Here:\n```sql\nSELECT Name, "Home Town"\nFROM member;\n```\nIt shows': (1, 1, 1),
+    'Here:\n```\nSELECT Name, "Home Town"\nFROM member': (1, 1, 1),
+    # The prompt's SELECT is gone on with, as if in a block, which a ``` ends.
+    ' Name, "Home Town" FROM member\n```': (1, 1, 1),
+    ' Name, "Home Town" FROM member\n```\nIt shows both': (1, 1, 1),
+    'SELECT Name, "Home Town" FROM member;\n```\n': (1, 1, 1),
+    " Name FROM member\n```": (0, 0, 1),
+    " Name, Town FROM member\n```\n": (0, 0, 0),
+    "```": (0, 0, 0),
     "WITH m AS (SELECT * FROM member) SELECT Name, \"Home Town\" FROM m": (1, 0, 1),
     # Cells stay in the order of the columns; clauses are sets.
     ' "Home Town", Name FROM member': (0, 1, 1),
@@ -159,6 +167,11 @@ def test_where_an_answer_has_its_query():
     assert query_of("select 1;") == "select 1"
     assert query_of("SELECT ';' , \";\" FROM t; x") == "SELECT ';' , \";\" FROM t"
     assert query_of("```\nSELECT 1\n") == "SELECT 1"
+    assert query_of("It is\n```\nselect 1") == "select 1"
+    assert query_of("It is\n```\n1\n```\n") == "SELECT 1"
+    assert query_of(" count(*) FROM t\n```") == "SELECT count(*) FROM t"
+    assert query_of(" count(*) FROM t\n```\nIt counts") == "SELECT count(*) FROM t"
+    assert query_of(" count(*) FROM t\n```sql") == "SELECT count(*) FROM t"
     assert query_of("SELECTED FROM t") == "SELECT SELECTED FROM t"
 
 
