@@ -260,9 +260,9 @@ def _from_library(
         if vocabulary.get(token.text) != token.id:
             # The library renumbers such a token without a word: no row of the model is its own.
             raise ValueError(f"{path}: {_cannot_have(token)}")
-    to_bytes, strip = decoder_bytes(path, decoder)
+    to_bytes, strip, as_they_are = decoder_bytes(path, decoder)
     table = {index: to_bytes(token) for token, index in vocabulary.items()}
-    if decoder is not None:
+    if as_they_are:
         table |= {token.id: token.text.encode() for token in added}
     special = {token.id for token in added if token.special}
     return Backend(
