@@ -15,7 +15,7 @@ from checkpoints_convert.gguf_llama import read_llama
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.families import model_of
 from mtad_jax.checkpoints.hf.read import open_folder
-from mtad_jax.checkpoints.load import read_metadata
+from mtad_jax.checkpoints.load import is_ours, read_metadata
 from mtad_jax.errors import install_hint
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
@@ -118,7 +118,7 @@ def _lengths(longest: int) -> list[int]:
 
 
 def _stored_dtype(converted: Path) -> str:
-    if (converted / "metadata.json").exists():
+    if is_ours(converted):
         return read_metadata(converted).dtype
     return "mixed"  # a Hugging Face folder: compare its weights as they are
 

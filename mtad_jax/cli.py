@@ -145,8 +145,8 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 
 _PATHS = (
-    "chat_template", "converted", "data_dir", "draft", "output", "prompts", "rows", "source",
-    "target",
+    "answers_of", "chat_template", "converted", "data_dir", "draft", "output", "plot", "prompts",
+    "rows", "source", "target", "tokenizer_of",
 )  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def open_model(
     path = Path(path).expanduser()
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")
-    if _is_ours(path):
+    if is_ours(path):
         read_metadata(path)
     config = read_config(path)
     try:
@@ -229,13 +229,25 @@ def open_params(path: Path) -> dict[str, Any]:
     return params
 
 
-def _is_ours(path: Path) -> bool:
-    return inner_file(path, "metadata.json") is not None
+def is_ours(path: Path) -> bool:
+    """Whether a folder is one of our own: other tools write a `metadata.json`, too.
+
+    Raises:
+      ValueError: that file is a link that leads out of the folder, or a Git LFS pointer.
+    """
+    if inner_file(path, "metadata.json") is None:
+        return False
+    if (path / "params").is_dir():
+        return True
+    try:
+        return "format_version" in (read_json(path, "metadata.json") or {})
+    except ValueError:  # another tool's need not hold an object
+        return False
 
 
 def _open_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters, leaves lazy, checked against the config."""
-    if not _is_ours(path):
+    if not is_ours(path):
         return to_params(config, open_folder(path).tensors)[1]
     params = open_params(path)
     check_sizes(config, flat_paths(params))

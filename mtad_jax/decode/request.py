@@ -72,7 +72,7 @@ def check_number(name: str, value: Any) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        if value.ndim == 0 and value.dtype.kind in "iuf" or value.dtype.name == "bfloat16":
+        if value.ndim == 0 and (value.dtype.kind in "iuf" or value.dtype.name == "bfloat16"):
             return float(value)
         raise TypeError(f"{name} has shape {value.shape} and dtype {value.dtype}: give one number")
     raise TypeError(f"{name}={value!r} must be a number: write it without quotes, such as 0.5")

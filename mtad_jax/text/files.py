@@ -25,6 +25,12 @@ _ENTRY = ("content", *AddedToken._fields[1:-1])
 # Names for a folder whose files name no start or end token.
 _BOS_GUESSES = ("<s>", "<|begin_of_text|>", "<|endoftext|>")
 _EOS_GUESSES = ("</s>", "<|end_of_text|>", "<|endoftext|>")
+# How transformers' Qwen2Tokenizer, which Qwen 3 has as well, splits a text (`PRETOKENIZE_REGEX`).
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN_END = "<|endoftext|>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,10 +202,11 @@ def read_tokenizer_json(path: Path, settings: TokenizerSettings) -> Backend:
 
 
 def read_vocab_and_merges(vocab: Path, merges: Path, settings: TokenizerSettings) -> Backend:
-    """Reads the byte-level BPE files of GPT-2 and OPT.
+    """Reads the byte-level BPE files of GPT-2, OPT and Qwen, which do not say how text is split.
 
     Raises:
-      ValueError: a file is missing or malformed, or an added token's id is taken.
+      ValueError: a file is missing or malformed, an added token's id is taken, or the tokenizer's
+        class is none of theirs.
     """
     for path in (vocab, merges):
         if not path.is_file():
@@ -211,8 +218,15 @@ def read_vocab_and_merges(vocab: Path, merges: Path, settings: TokenizerSettings
         tokenizer = hf.Tokenizer(hf.models.BPE.from_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{merges}: does not fit {vocab.name}: {one_line(error)}") from None
+    qwen = _is_qwen(vocab, settings)
     prefix = settings.flags.get("add_prefix_space") is True
-    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    letters = hf.pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=not qwen)
+    if qwen:
+        split = hf.pre_tokenizers.Split(hf.Regex(_QWEN_SPLIT), "isolated")
+        tokenizer.normalizer = hf.normalizers.NFC()
+        tokenizer.pre_tokenizer = hf.pre_tokenizers.Sequence([split, letters])
+    else:
+        tokenizer.pre_tokenizer = letters
     # OPT starts every text with </s>, which is its end token as well; metaseq's folder has no
     # configuration to say so, but ids 1 and 2 are its mark.
     marked = words.get("<pad>") == 1 and words.get("</s>") == 2
@@ -220,6 +234,9 @@ def read_vocab_and_merges(vocab: Path, merges: Path, settings: TokenizerSettings
     bos_guesses = ("</s>",) if opt else _BOS_GUESSES
     guesses = {"bos_token": _first(bos_guesses, words), "eos_token": _first(_EOS_GUESSES, words)}
     roles = {**guesses, "pad_token": "<pad>"}
+    if qwen:
+        guesses = {"bos_token": None, "eos_token": _QWEN_END}
+        roles = dict.fromkeys(("eos_token", "pad_token", "unk_token"), _QWEN_END)
     guessed = [
         AddedToken(t, special=True) for r, t in roles.items() if t and r not in settings.roles
     ]
@@ -227,6 +244,25 @@ def read_vocab_and_merges(vocab: Path, merges: Path, settings: TokenizerSettings
     added = _add_tokens(tokenizer, settings)
     backend = _from_library(vocab, tokenizer, added, {"type": "ByteLevel"}, settings)
     return dataclasses.replace(backend, roles=guesses, adds_bos=opt)
+
+
+def _is_qwen(path: Path, settings: TokenizerSettings) -> bool:
+    """Whether transformers reads `vocab.json` and `merges.txt` as Qwen's, not as GPT-2's.
+
+    Raises:
+      ValueError: it reads them as neither's.
+    """
+    model = settings.model.get("model_type")
+    named = settings.flags.get("tokenizer_class") or settings.model.get("tokenizer_class")
+    kind = str(named).removesuffix("Fast") if named else None
+    if model == "qwen2" or kind == "Qwen2Tokenizer":  # for Qwen 2 whatever class is named
+        return True
+    if kind not in (None, "GPT2Tokenizer"):
+        raise ValueError(
+            f"{path}: tokenizer_class={named!r} must be GPT2Tokenizer or Qwen2Tokenizer where "
+            "there is no tokenizer.json: save tokenizer.json with the model's own library"
+        )
+    return kind is None and model == "qwen3"
 
 
 def _add_tokens(tokenizer: hf.Tokenizer, settings: TokenizerSettings) -> list[AddedToken]:
@@ -260,9 +296,9 @@ def _from_library(
         if vocabulary.get(token.text) != token.id:
             # The library renumbers such a token without a word: no row of the model is its own.
             raise ValueError(f"{path}: {_cannot_have(token)}")
-    to_bytes, strip = decoder_bytes(path, decoder)
+    to_bytes, strip, as_they_are = decoder_bytes(path, decoder)
     table = {index: to_bytes(token) for token, index in vocabulary.items()}
-    if decoder is not None:
+    if as_they_are:
         table |= {token.id: token.text.encode() for token in added}
     special = {token.id for token in added if token.special}
     return Backend(

@@ -36,18 +36,20 @@ def _letters_to_bytes(token: str) -> bytes:
 
 def decoder_bytes(
     path: Path, decoder: Mapping[str, Any] | None
-) -> tuple[Callable[[str], bytes], int]:
+) -> tuple[Callable[[str], bytes], int, bool]:
     """Reads the decoder of a `tokenizer.json`.
 
     Returns:
-      A function from token to bytes, and the leading spaces that decoding drops from a text.
+      A function from token to bytes; the leading spaces that decoding drops from a text; and
+      whether added tokens are text as they are, not spelt in the letters of a byte level. Every
+      other decoder runs over them too: Gemma adds runs of `▁`.
 
     Raises:
       ValueError: the decoder does more than join bytes (WordPiece's, for one, looks at
         neighbours).
     """
     if decoder is None:  # the library then joins tokens with spaces
-        return (lambda token: b" " + token.encode()), 1
+        return (lambda token: b" " + token.encode()), 1, False
     steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
     kinds = [step.get("type") for step in steps]
     replaced: list[tuple[str, str]] = []
@@ -64,7 +66,7 @@ def decoder_bytes(
         elif kind not in ("ByteLevel", "ByteFallback", "Fuse"):
             raise ValueError(f"{path}: decoder {kind} is not supported: it does not join bytes")
     if "ByteLevel" in kinds:
-        return _letters_to_bytes, strip
+        return _letters_to_bytes, strip, True
 
     def to_bytes(token: str) -> bytes:
         byte = byte_piece(token) if "ByteFallback" in kinds else None
@@ -74,4 +76,4 @@ def decoder_bytes(
             token = token.replace(old, new)
         return token.encode()
 
-    return to_bytes, strip
+    return to_bytes, strip, False

@@ -1,4 +1,4 @@
-"""Text to token ids and back, for the tokenizer files that Llama and OPT folders hold.
+"""Text to token ids and back, for the tokenizer files that model folders hold.
 
 `load_tokenizer` reads `tokenizer.json`, else sentencepiece's `tokenizer.model`, else `vocab.json`
 with `merges.txt`. Nothing in the folder is executed. Streaming and stop strings are in
@@ -133,14 +133,16 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
     """Reads the tokenizer of a model folder.
 
     `tokenizer.json` comes first: it holds added tokens and the start-token rule itself, and it is
-    what Hugging Face uses. Folders of Llama 2 with both files agree.
+    what Hugging Face uses. Folders of Llama 2 with both files agree. How `vocab.json` and
+    `merges.txt` split a text is not in them: as Qwen or as GPT-2 (OPT's too), by the class or the
+    model that the configuration names.
 
     Returns:
       The tokenizer, or None where the folder holds no tokenizer files.
 
     Raises:
-      ValueError: a file is corrupt, or two of them contradict each other; one line, naming the
-        file.
+      ValueError: a file is corrupt, two of them contradict each other, or `vocab.json` belongs to
+        another class of tokenizers; one line, naming the file.
     """
     from mtad_jax.text import files as tokenizer_files  # its libraries take long to import
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from hf_folders import CONFIGS, LLAMA, LLAMA_TIED, random_params, random_tensors, write_folder
 
-from checkpoints_convert import engine
+from checkpoints_convert import compare, engine
 from mtad_jax.checkpoints import arrays
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf import write as hf_writer
@@ -140,6 +140,27 @@ def test_our_folder_of_another_version(own):
     del data["layout"]
     hf_writer.write_json(own / "metadata.json", data)
     assert "incomplete ('layout')" in message(own)
+
+
+@pytest.mark.parametrize("data", [{"version": 1}, ["a list"]])
+def test_another_tools_metadata_leaves_a_folder_hugging_faces(hf, data):
+    hf_writer.write_json(hf / "metadata.json", data)
+    same(checkpoint.load(hf).lm.params, random_params(LLAMA))
+
+
+@pytest.mark.slow
+def test_another_tools_metadata_does_not_stop_a_comparison(hf):
+    hf_writer.write_json(hf / "metadata.json", {"version": 1})
+    assert all(row.passes(1e-4) for row in compare.compare(hf, hf, max_tokens=2))
+
+
+def test_our_folder_is_ours_by_its_weights_or_its_version(own):
+    metadata = (own / "metadata.json").read_text()
+    hf_writer.write_json(own / "metadata.json", {"dtype": "float32"})
+    assert "format_version=None, this mtad-jax reads 1" in message(own)
+    (own / "metadata.json").write_text(metadata)
+    shutil.rmtree(own / "params")
+    assert message(own).startswith(f"{own / 'params'}: ")
 
 
 @pytest.fixture

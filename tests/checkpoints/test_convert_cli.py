@@ -324,6 +324,28 @@ def test_cli_flags(capsys):
         assert err.startswith("error: ") and err.count("\n") == 1 and wanted in err
 
 
+@pytest.mark.parametrize(
+    ("define", "names"),
+    [
+        ("benchmark.define_flags(flags.FLAGS)", "plot output prompts data_dir target draft"),
+        ("corpus.define_flags()", "output data_dir answers_of tokenizer_of"),
+    ],
+)
+def test_the_home_folder_in_every_flag_that_is_a_path(define, names, tmp_path):
+    """No shell expands `--plot=~/x`."""
+    runner = define.split(".")[0]
+    shown = "lambda _: print(*(flags.FLAGS[name].value for name in sys.argv[1].split()))"
+    code = (
+        f"import sys\nfrom absl import flags\nfrom experiments import {runner}\n"
+        f"from mtad_jax import cli\n{define}\ncli.run({shown}, ['p', *sys.argv[2:]])"
+    )
+    argv = [f"--{name}=~/{name}" for name in names.split()]
+    env = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = python("-c", code, names, *argv, env=env)
+    wanted = " ".join(str(tmp_path / name) for name in names.split())
+    assert (done.returncode, done.stdout) == (0, wanted + "\n"), done.stderr
+
+
 def test_metadata_file(tmp_path):
     source = make(tmp_path / "hf")
     engine.from_hf(source, tmp_path / "own")

@@ -226,6 +226,14 @@ def test_a_file_of_another_kind_is_refused(recipe, tmp_path):
         recipe(2, 3, str(tmp_path / "nowhere.npy"))
 
 
+@pytest.mark.parametrize("recipe", [recipes.suffix, recipes.recycle])
+def test_a_file_may_lie_in_the_home_folder(recipe, tmp_path, monkeypatch):
+    """A shell leaves the ~ of `suffix depth=2 corpus=~/x.npy` alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.save(tmp_path / "ids.npy", [[0, 1]] if recipe is recipes.recycle else [0, 1])
+    recipe(2, 2, "~/ids.npy")
+
+
 def test_the_largest_corpus_and_the_largest_id_pass(monkeypatch):
     monkeypatch.setattr(corpora, "MOST_TOKENS", 11)
     assert build_corpus(np.full(9, 2**31 - 1), 1).largest == 2**31 - 1

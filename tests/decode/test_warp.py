@@ -108,3 +108,12 @@ def test_like_the_reference(seed, temperature, top_k, top_p):
 def test_settings_out_of_range(warp, message):
     with pytest.raises(ValueError, match=message):
         check_warp(warp)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.int32])
+def test_a_setting_is_one_number_of_any_dtype(dtype):
+    check_warp(Warp(jnp.ones((), dtype), jnp.ones((), dtype)))
+    for shape in ((3,), (1,), (1, 1)):
+        message = rf"^temperature has shape .* and dtype {np.dtype(dtype)}: give one number$"
+        with pytest.raises(TypeError, match=message):
+            check_warp(Warp(jnp.ones(shape, dtype)))

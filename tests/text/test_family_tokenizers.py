@@ -18,8 +18,12 @@ from tokenizers import (
 from tokenizers import pre_tokenizers as pre
 
 from mtad_jax import load_tokenizer
+from mtad_jax.text.stream import StreamDecoder
 
-TEXTS = [*CORPUS[:4], " leading", "two  spaces", "e\u0301 é", "<|im_start|>user\nhi<|im_end|>", ""]
+TEXTS = [
+    *CORPUS[:4], " leading", "two  spaces", "e\u0301 é", "<|im_start|>user\nhi<|im_end|>", "",
+    "def f(x):\n  if x:\n    return  x\n", "   three", "four    \n", "▁▁",
+]  # fmt: skip
 # Numbers one digit at a time, as Qwen's; the rest only has to split somewhere.
 SPLIT = Regex(r"\p{N}| ?[^\s\p{N}]+|\s+")
 
@@ -43,7 +47,10 @@ def qwen(folder: Path) -> Path:
 
 
 def gemma(folder: Path) -> Path:
-    """Pieces with `▁` for spaces, none put in front, and bytes; a start token."""
+    """Pieces with `▁` for spaces, none put in front, and bytes; a start token.
+
+    Runs of spaces are ordinary added tokens as well, as in Gemma 2's and 3's files.
+    """
     library = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     library.normalizer = normalizers.Replace(" ", "▁")
     library.pre_tokenizer = pre.Split(" ", "merged_with_previous")
@@ -62,6 +69,7 @@ def gemma(folder: Path) -> Path:
     library.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 2)]
     )
+    library.add_tokens([AddedToken("▁" * run, normalized=False) for run in (2, 3, 4)])
     return _write(folder, library, bos_token="<bos>", eos_token="<eos>", add_bos_token=True)
 
 
@@ -103,3 +111,17 @@ def test_ids_and_texts_are_the_librarys(make, bos, eos, tmp_path):
         ids = library.encode(text).ids
         assert ours.encode(text) == ids, text
         assert ours.decode(ids) == library.decode(ids), text
+
+
+@pytest.mark.parametrize("make", [qwen, gemma, mistral])
+def test_texts_are_those_of_transformers_at_once_and_streamed(make, tmp_path):
+    ours = load_tokenizer(make(tmp_path / "m"))
+    file = str(tmp_path / "m" / "tokenizer.json")
+    theirs = pytest.importorskip("transformers").PreTrainedTokenizerFast(tokenizer_file=file)
+    for text in TEXTS:
+        ids = theirs.encode(text)
+        assert ours.encode(text) == ids, text
+        assert ours.decode(ids, False) == theirs.decode(ids), text
+        stream = StreamDecoder(ours, continuation=False, skip_special=False)
+        pieces = [stream.push([index]) for index in ids]
+        assert "".join(pieces) + stream.flush() == theirs.decode(ids), text

@@ -271,6 +271,50 @@ def test_gpt2_style_folder_adds_no_start_token(tmp_path):
     assert 0 not in ours.encode("hi") and ours.encode("hi<|endoftext|>")[-1] == 0
 
 
+QWEN = {"tokenizer_class": "Qwen2Tokenizer"}
+GPT2 = {"tokenizer_class": "GPT2Tokenizer"}
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        ({"model_type": "qwen2"}, {}), ({"model_type": "qwen3"}, {}),
+        ({"model_type": "qwen2"}, GPT2), ({"model_type": "qwen3"}, GPT2),
+        ({"model_type": "qwen3"} | QWEN, {}), ({"model_type": "gpt2"}, QWEN),
+        ({}, {"tokenizer_class": "Qwen2TokenizerFast", "eos_token": "<|im_end|>"}),
+        ({}, QWEN | {"add_prefix_space": True}), ({"model_type": "gpt2"}, {}),
+        ({}, {"tokenizer_class": "GPT2TokenizerFast"}),
+    ],
+)  # fmt: skip
+def test_vocab_and_merges_are_split_as_their_class_or_model_says(model, config, tmp_path):
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    folder = tiny.byte_level_folder(tmp_path / "m", tokens=names)
+    write(folder / "config.json", model)
+    write(folder / "tokenizer_config.json", config)
+    lines = ["a\n\n\n  b\r\n", "IT'S 12345 café e\u0301\n", "<|im_start|>user\nhi<|im_end|>\n"]
+    texts = [*TEXTS, *SPACES, *tiny.CORPUS[:4], *lines]
+    check_parity(load_tokenizer(folder), auto_tokenizer(folder), texts)
+
+
+def test_qwens_special_tokens_may_stand_in_its_configuration_alone(tmp_path):
+    folder = tiny.byte_level_folder(tmp_path / "m", tokens=())
+    first = load_tokenizer(folder).vocab_size
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    entries = ({"content": n, "special": True, "normalized": False} for n in names)
+    added = {str(first + i): entry for i, entry in enumerate(entries)}
+    write(folder / "tokenizer_config.json", QWEN | {"added_tokens_decoder": added})
+    texts = ["<|im_start|>user\n\n12 é<|im_end|>\n<|endoftext|>"]
+    check_parity(load_tokenizer(folder), auto_tokenizer(folder), texts)
+
+
+@pytest.mark.parametrize("name", ["RobertaTokenizer", "PreTrainedTokenizerFast"])
+def test_vocab_and_merges_of_another_class_are_refused(name, tmp_path):
+    folder = tiny.byte_level_folder(tmp_path / "m", tokenizer_class=name)
+    cure = "save tokenizer.json with the model's own library"
+    with pytest.raises(ValueError, match=f"tokenizer_class='{name}' must be GPT2.*: {cure}"):
+        load_tokenizer(folder)
+
+
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte_level"])
 def test_added_tokens(tmp_path, kind):
     folder = tiny.FOLDERS[kind](tmp_path / "m")

@@ -7,6 +7,7 @@ shapes then depend on its size.
 import zipfile
 from collections.abc import Sequence
 from os import PathLike
+from os.path import expanduser
 from typing import Any
 
 import jax
@@ -87,13 +88,13 @@ def build_corpus(documents: str | PathLike | Sequence[Any] | np.ndarray, longest
 
 
 def read_ids(name: str, path: str | PathLike) -> np.ndarray:
-    """Return the array of a .npy file; `name` is what it was given as.
+    """Return the array of a .npy file; `name` is what it was given as, `~` the home folder.
 
     Raises:
       ValueError: it is no such file.
       OSError: it cannot be read.
     """
-    with open(path, "rb") as file:  # NumPy leaves a broken archive open
+    with open(expanduser(path), "rb") as file:  # NumPy leaves a broken archive open
         try:
             found = np.load(file, allow_pickle=False)
         except (ValueError, EOFError, zipfile.BadZipFile):
