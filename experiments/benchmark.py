@@ -9,6 +9,7 @@ databases that training has not seen; or those of `--prompts=FILE.jsonl`. Texts 
 ends them: tokens are those that a user gets.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -92,19 +93,25 @@ def benchmark(values: flags.FlagValues) -> None:
     writer = None
     if values.output is not None:
         kind = RowWriter if is_first() else NoWriter
-        writer = kind(values.output, {}, overwrite=values.overwrite)
+        writer = kind(values.output, {}, overwrite=values.overwrite, again="start again")
         writer.check()
     elif values.overwrite and values.plot is None:
         raise ValueError("--overwrite needs --output=FILE.jsonl or --plot=FILE.png")
     bench = _open(values, tasks, prompts, rules)
     print(f"{machine_line()}\n{_shown_tasks(values, tasks)}")
-    compile_seconds, samples = measure(bench, tasks, rules, values.repeats)
-    if writer is not None:
-        facts = run_facts(bench.pipe, config=_about(values, tasks, rules), seed=values.seed)
-        writer.describe(facts | {"compile_seconds": compile_seconds})
-        with writer:
-            writer.write([dataclasses.asdict(sample) for sample in samples])
-    print("\n".join(suite.lines(rules, samples, compile_seconds)))
+    measured = None
+    try:
+        # Open from the start, so that a folder which takes no file is told of before the work.
+        with writer or contextlib.nullcontext():
+            measured = compile_seconds, samples = measure(bench, tasks, rules, values.repeats)
+            if writer is not None:
+                facts = run_facts(bench.pipe, config=_about(values, tasks, rules), seed=values.seed)
+                writer.describe(facts | {"compile_seconds": compile_seconds})
+                writer.write([dataclasses.asdict(sample) for sample in samples])
+    finally:
+        if measured is not None:  # shown even where the disk has no room for it
+            compile_seconds, samples = measured
+            print("\n".join(suite.lines(rules, samples, compile_seconds)))
     if values.plot is not None and is_first():
         plot.draw(values.plot, rules, samples)
         print(f"drawn: {values.plot}")

@@ -1,9 +1,10 @@
 """The training mix of the shipped model pair: tales, role play in prose, and synthetic text-to-SQL.
 
 `python -m experiments.corpus --data_dir=DIR --output=DIR` trains a tokenizer and writes it with the
-token arrays (train, val_stories, val_sql) and what of each is an answer. The tokenizer has the
-shape of Llama's (Touvron et al., 2023, arXiv:2302.13971): sentencepiece BPE (Kudo and Richardson,
-2018, arXiv:1808.06226) with single digits and a fallback to bytes.
+token arrays (train, val_stories, val_sql) and what of each is an answer. The folder appears as a
+whole; one that exists is replaced with `--overwrite` only. The tokenizer has the shape of Llama's
+(Touvron et al., 2023, arXiv:2302.13971): sentencepiece BPE (Kudo and Richardson, 2018,
+arXiv:1808.06226) with single digits and a fallback to bytes.
 
 With `--answers_of=TARGET` the queries are that target's own, drawn at temperature 1, and the
 tokenizer is the target's: what a draft is distilled on last (Zhou et al., 2024, arXiv:2310.08461).
@@ -26,6 +27,8 @@ from experiments.tasks import stories, text_to_sql
 from experiments.training import data as train_data
 from experiments.training.export import BOS, EOS, TOKENIZER
 from mtad_jax import Pipeline, Warp, cli, recipes
+from mtad_jax.checkpoints.atomic import new_folder
+from mtad_jax.errors import one_line
 
 TOKENIZER_SQL_EXAMPLES = 6000
 VALIDATION_SQL_EXAMPLES = 1000
@@ -140,28 +143,39 @@ def sentences(documents: Iterable[str]) -> Iterable[str]:
 def train_tokenizer(
     documents: Iterable[str], path: str | Path, vocab_size: int = 2048
 ) -> spm.SentencePieceProcessor:
-    """Trains a sentencepiece BPE model on the documents, writes it to `path` and loads it."""
+    """Trains a sentencepiece BPE model on the documents, writes it to `path` and loads it.
+
+    Raises:
+      ValueError: these documents have no tokenizer of `vocab_size` pieces.
+    """
     model = io.BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences(documents)),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=True,
-        byte_fallback=True,
-        character_coverage=0.9999,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        user_defined_symbols=["\n", "_", "'"],  # so that the parts of a name are pieces, too
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=-1,
-        num_threads=1,
-        minloglevel=1,
-    )
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences(documents)),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=True,
+            byte_fallback=True,
+            character_coverage=0.9999,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            user_defined_symbols=["\n", "_", "'"],  # so that the parts of a name are pieces, too
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            num_threads=1,
+            minloglevel=1,
+        )
+    except RuntimeError as error:  # sentencepiece's, of too few or too many pieces
+        # "INTERNAL: file(line) [condition] what is wrong, with the bound. Increase ..."
+        reason = one_line(error).rpartition("] ")[2].partition(" Increase ")[0]
+        raise ValueError(
+            f"--vocab_size={vocab_size} does not go with these documents: {reason}"
+        ) from error
     Path(path).write_bytes(model.getvalue())
     return spm.SentencePieceProcessor(model_proto=model.getvalue())
 
@@ -197,12 +211,10 @@ def tokenizer_documents(sources: dict[str, list[Document]]) -> list[str]:
 
 
 def build(
-    sources: dict[str, list[Document]], data_dir: str | Path, output: str | Path, vocab_size: int,
+    sources: dict[str, list[Document]], data_dir: str | Path, folder: Path, vocab_size: int,
     seed: int, given: Path | None = None,
 ) -> None:  # fmt: skip
     """Writes the tokenizer (trained, or the one given), the training and the validation arrays."""
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / TOKENIZER
     if given is None:
         tokenizer = train_tokenizer(tokenizer_documents(sources), path, vocab_size)
@@ -238,23 +250,27 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("tokenizer_of", None, "Folder whose tokenizer to take. Default: a new one.")
     flags.DEFINE_integer("seed", 0, "Seed of the examples and of the order of the documents.")
+    flags.DEFINE_bool("overwrite", False, "Replace an output that exists.")
 
 
 def main(argv: list[str]) -> None:
     """Builds the tokenizer and the arrays under the flags."""
     del argv
     args = flags.FLAGS
-    check_least(args, sql_examples=1, story_repeats=0)
+    check_least(args, sql_examples=1, story_repeats=0, vocab_size=1)
     given = given_tokenizer(args)
-    sources = training_sources(
-        args.data_dir,
-        sql_examples=args.sql_examples,
-        story_repeats=args.story_repeats,
-        seed=args.seed,
-    )
-    if args.answers_of is not None:
-        sources["sql"] = own_answers(str(args.answers_of), sources["sql"], args.seed)
-    build(sources, args.data_dir, args.output, args.vocab_size, args.seed, given)
+    check_data_dir(args.data_dir)
+    # A tokenizer beside another one's arrays would be trained on without a word.
+    with new_folder(args.output, overwrite=args.overwrite, marker=TOKENIZER) as folder:
+        sources = training_sources(
+            args.data_dir,
+            sql_examples=args.sql_examples,
+            story_repeats=args.story_repeats,
+            seed=args.seed,
+        )
+        if args.answers_of is not None:
+            sources["sql"] = own_answers(str(args.answers_of), sources["sql"], args.seed)
+        build(sources, args.data_dir, folder, args.vocab_size, args.seed, given)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
@@ -33,7 +31,6 @@ from experiments.evaluation.rows import TaskRows
 from experiments.evaluation.summary import summary_lines, summary_of
 from experiments.tasks.base import Problem, Task
 from mtad_jax import cli
-from mtad_jax.decode.protocols import Strategy
 from mtad_jax.devices.sharding import make_mesh
 from mtad_jax.pipeline import Pipeline
 
@@ -91,7 +88,8 @@ def run_by_flags(
             pipe, config=config.to_dict(), seed=config.seed, energy=meter.about(idle)
         )
         settings["problems"] = {name: _digest(found) for name, found in problems.items()}
-        settings["rules"] = {p.label: d for p in points if (d := _digest_of_arrays(p.strategy))}
+        digests = {p.label: facts.digest_of_arrays(p.strategy) for p in points}
+        settings["rules"] = {label: digest for label, digest in digests.items() if digest}
         folder = RunFolder(values.output, settings, overwrite=values.overwrite)
         folder.begin()
         return run(folder, askers)
@@ -176,13 +174,6 @@ def _digest(problems: list[Problem]) -> str:
     """Return a hash of all that is asked, and of what answers are judged by."""
     said = [[p.id, p.turns, p.reference, p.shots, p.system] for p in problems]
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:12]
-
-
-def _digest_of_arrays(strategy: Strategy) -> str:
-    """Return a hash of what a rule read from files, such as a corpus; "" where that is nothing."""
-    arrays = [x for x in jax.tree.leaves(strategy) if getattr(x, "ndim", 0)]
-    said = b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
-    return hashlib.sha256(said).hexdigest()[:12] if arrays else ""
 
 
 def _terminate(number: int, frame: object) -> None:

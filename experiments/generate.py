@@ -30,7 +30,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments.bench import measure
-from experiments.bench.facts import run_facts
+from experiments.bench.facts import digest_of_arrays, run_facts
 from experiments.bench.scores import perplexity_of, shown_perplexity
 from experiments.flags.chat import Chat, define_chat_flags, read_chat
 from experiments.flags.models import MESH_FLAGS, check_models, load_models
@@ -264,6 +264,8 @@ def _row_settings(
     digest = hashlib.sha256(text.encode()).hexdigest()
     free = {name: values[name].value for name in FREE_FLAGS}
     found = resolved_flags(values, settings) | free | {"prompts_sha256": digest}
+    if arrays := digest_of_arrays(settings.strategy):  # a path says nothing of what is in the file
+        found["arrays_sha256"] = arrays
     return found | (chat.facts() if chat else {})
 
 

@@ -3,7 +3,8 @@
 `python -m experiments.train --config=configs/train_target.py --data_dir=DIR --output=DIR`;
 with `configs/train_draft.py` also `--target=DIR`, a checkpoint, ours or Hugging Face's; with
 `configs/train_smollm2_draft.py` the draft is cut out of that target. The output folder gets
-`checkpoints/` (orbax), `export/` (a Hugging Face folder), `recipe.json` and `metrics.json`.
+`checkpoints/` (orbax), `export/` (a Hugging Face folder), `recipe.json`, `target.json` (the digest
+of the target) and `metrics.json`.
 """
 
 import json
@@ -16,14 +17,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.training import export as train_export
-from experiments.training.loop import Trainer
+from experiments.training.loop import Trainer, check_counts
 from experiments.training.losses import read_losses
 from mtad_jax import cli
 from mtad_jax.checkpoints import load as checkpoint
 from mtad_jax.checkpoints.hf.configs import TOKEN_FIELDS
 from mtad_jax.checkpoints.load import LoadedModel
 from mtad_jax.checkpoints.pair import with_layers
+from mtad_jax.devices.hosts import checkpoint_digest
 from mtad_jax.devices.sharding import make_mesh
+from mtad_jax.json_file import read_object
 from mtad_jax.models.linen import LinenLM
 from mtad_jax.models.protocol import BoundLM
 
@@ -39,6 +42,7 @@ _MESH = flags.DEFINE_string(
 )  # fmt: skip
 _RESUME = flags.DEFINE_bool("resume", False, "Go on from the latest checkpoint in --output.")
 
+_TEACHER = "target.json"  # beside recipe.json: which target was distilled
 # What may differ when a run goes on: what is still to come, and what it says meanwhile.
 _FREE = ("phases", "rates", "held_out", "log_every", "eval_every", "eval_rows", "save_every")
 
@@ -48,20 +52,23 @@ def main(argv: list[str]) -> None:
     del argv
     config: Any = _given(_CONFIG)
     data_dir, output = Path(_given(_DATA)), Path(_given(_OUTPUT))
-    read_losses(config.losses)  # before a large target is read
+    check_counts(config)  # before a large target is read
+    read_losses(config.losses)
     target, first = _read(_TARGET.value), _read(config.init_from)
     if target is None and first is None and not (data_dir / train_export.TOKENIZER).is_file():
         raise ValueError(
             f"no {data_dir / train_export.TOKENIZER}: build it with python -m experiments.corpus"
         )
     check_tokenizer(data_dir, target)
-    check_output(output, config, _RESUME.value)
+    teacher = None if target is None else checkpoint_digest(target.folder)
+    check_output(output, config, _RESUME.value, teacher)
     mesh = None if _MESH.value is None else make_mesh(_MESH.value)
     trainer = Trainer(
         config, data_dir, output, _bound(target), lambda line: print(line, flush=True), mesh,
         ends=(train_export.EOS,) if target is None else target.eos_ids, first=_bound(first),
     )  # fmt: skip
     train_export.write_report(output / "recipe.json", config.to_dict())
+    train_export.write_report(output / _TEACHER, {"digest": teacher})
     trainer.train()
     hf, files = export_as(config, trainer.model, target, first)
     train_export.export(output / "export", trainer.state.params, hf, files or data_dir)
@@ -69,8 +76,14 @@ def main(argv: list[str]) -> None:
     trainer.close()
 
 
-def check_output(output: Path, config: Any, resume: bool) -> None:
+def check_output(output: Path, config: Any, resume: bool, teacher: str | None) -> None:
     """Check that the output folder is fresh or, to resume, holds a run of the same recipe.
+
+    Args:
+      output: the folder.
+      config: the recipe.
+      resume: whether to go on.
+      teacher: `checkpoint_digest` of the target that is distilled; None: there is none.
 
     Raises:
       ValueError: it is not.
@@ -86,6 +99,13 @@ def check_output(output: Path, config: Any, resume: bool) -> None:
     changed = [key for key in new if key not in _FREE and old.get(key) != new[key]]
     if changed:
         raise ValueError(f"{file}: the run there has other settings of {', '.join(changed)}")
+    before = read_object(output / _TEACHER)
+    if before is not None and before.get("digest") != teacher:  # older runs have none
+        raise ValueError(
+            f"{output / _TEACHER}: the run there is distilled from a target of digest "
+            f"{before.get('digest')}, and --target's is {teacher}: give the same --target, or "
+            "another --output"
+        )
 
 
 def check_tokenizer(data_dir: Path, target: LoadedModel | None) -> None:

@@ -1,6 +1,7 @@
 """What a run was made with: `settings.json` of docs/records.md, and the line of a machine."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import platform
@@ -19,6 +20,7 @@ import numpy as np
 import mtad_jax
 from mtad_jax.checkpoints.hf.families import model_of, shapes_of
 from mtad_jax.checkpoints.load import LoadedModel
+from mtad_jax.decode.protocols import Strategy
 from mtad_jax.devices.hosts import checkpoint_digest
 from mtad_jax.pipeline import Pipeline
 
@@ -168,6 +170,13 @@ def model_facts(model: LoadedModel) -> dict[str, Any]:
         "dtype": np.dtype(model.lm.dtype).name,
         "int8": sorted(getattr(model.lm.model, "int8", ())),
     }
+
+
+def digest_of_arrays(strategy: Strategy) -> str:
+    """Return a hash of what a rule read from files, such as a corpus; "" where that is nothing."""
+    arrays = [x for x in jax.tree.leaves(strategy) if getattr(x, "ndim", 0)]
+    said = b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
+    return hashlib.sha256(said).hexdigest()[:12] if arrays else ""
 
 
 def plain(value: Any) -> Any:

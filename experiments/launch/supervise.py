@@ -124,8 +124,9 @@ def _facts(
     read: dict[str, Any] = {f: values[f].value for f in ("prompts", "data_dir") if f in own}
     if isinstance(read.get("prompts"), str):  # in the benchmark it is their number
         given["prompts"] = _content(read["prompts"])
-    if "chat_template" in own and values.chat_template is not None:
-        given["chat_template"] = _content(values.chat_template)
+    for name in ("chat_template", "corpus", "table"):  # a template, and files of rules
+        if name in own and values[name].value is not None:
+            given[name] = _content(str(values[name].value))
     if read.get("data_dir") is not None:
         given["data_dir"] = _content(Path(read["data_dir"]) / stories.FOLDER / "test.txt")
     facts = {

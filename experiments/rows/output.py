@@ -72,9 +72,18 @@ class RowWriter:
 
         Args:
           facts: of `experiments.bench.facts.run_facts`. Its `config`, and what its `models` hold,
-            must be the same when a run goes on.
+            must be the same when a run goes on. What is known only later may be said while the
+            file is open.
+
+        Raises:
+          OSError: the file is open, and they cannot be written.
         """
         self._sidecar.describe(facts)
+        if self._file is not None:
+            try:
+                self._sidecar.begin()
+            except OSError as error:
+                raise self._named(error) from error
 
     def check(self) -> None:
         """Check that the output may be written, before any work.

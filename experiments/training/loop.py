@@ -24,6 +24,25 @@ from mtad_jax.models.protocol import BoundLM
 Metrics = Mapping[str, float]
 
 
+def check_counts(config: Any) -> None:
+    """Check the numbers of a recipe that say how much and how often.
+
+    Raises:
+      ValueError: one is too small, or there is no phase.
+    """
+    for name in ("log_every", "eval_every", "eval_rows", "save_every"):
+        if config[name] < 1:
+            raise ValueError(f"config.{name}={config[name]} must be >= 1")
+    if not config.phases:
+        raise ValueError(
+            "config.phases is empty: give (steps, rows, length), e.g. ((100, 8, 256),)"
+        )
+    for phase in config.phases:
+        for name, least in (("steps", 0), ("rows", 1), ("length", 1)):
+            if (value := getattr(Phase(*phase), name)) < least:
+                raise ValueError(f"config.phases: {name}={value} of {phase} must be >= {least}")
+
+
 class Trainer:
     """One run on a mesh.
 
@@ -61,6 +80,7 @@ class Trainer:
         Raises:
           ValueError: the data, the model, the mesh and the recipe do not go together.
         """
+        check_counts(config)
         self.config, self._log = config, log
         self._mesh = mesh = make_mesh({"data": jax.device_count()}) if mesh is None else mesh
         self._phases = tuple(Phase(*phase) for phase in config.phases)

@@ -161,6 +161,65 @@ def test_missing_data_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("size", "bound"), [(100, "100 vs [0-9]+"), (50_000, "<= [0-9]+")])
+def test_a_tokenizer_of_too_few_or_too_many_pieces_is_one_line(documents, tmp_path, size, bound):
+    with pytest.raises(ValueError, match=f"--vocab_size={size} does not go .*{bound}") as error:
+        corpus.train_tokenizer(documents, tmp_path / "tokenizer.model", size)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def run_corpus(tmp_path, monkeypatch):
+    """The program with small prose, in this process; returns the folder that it writes."""
+    prose = tmp_path / "data" / stories.FOLDER
+    prose.mkdir(parents=True)
+    for name in ("train.txt", "val.txt"):
+        (prose / name).write_text("Once there was a fox.\n\nThe end.\n")
+    monkeypatch.setattr(corpus, "VALIDATION_SQL_EXAMPLES", 5)
+    output = tmp_path / "out"
+
+    def run(*args):
+        values = flags.FlagValues()
+        with monkeypatch.context() as patch:
+            patch.setattr(corpus.flags, "FLAGS", values)
+            for kind in ("string", "integer", "bool"):
+                define = getattr(flags, f"DEFINE_{kind}")
+                patch.setattr(
+                    corpus.flags, f"DEFINE_{kind}",
+                    lambda *a, define=define, **k: define(*a, **k, flag_values=values),
+                )  # fmt: skip
+            corpus.define_flags()
+            small = ["--sql_examples=50", "--story_repeats=0", "--vocab_size=400"]
+            values(
+                ["corpus", f"--data_dir={tmp_path / 'data'}", f"--output={output}", *small, *args]
+            )
+            corpus.main([])
+        return output
+
+    return run
+
+
+def test_a_corpus_is_replaced_as_a_whole_or_not_at_all(run_corpus, monkeypatch):
+    folder = run_corpus()
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match="output exists: use another name or --overwrite"):
+        run_corpus()
+    (folder / "train_starts.npy").touch()  # of experiments.own_answers
+    with monkeypatch.context() as patch:
+
+        def stop(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr(corpus, "encode_documents", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_corpus("--overwrite", "--seed=1")
+    kept = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert kept == before | {"train_starts.npy": b""}
+    run_corpus("--overwrite", "--seed=1")
+    assert {file.name for file in folder.iterdir()} == set(before)
+    assert (folder / "train.npy").read_bytes() != before["train.npy"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("given", [[], ["--data_dir=nowhere"]])
 def test_the_program_ends_in_one_line(given, tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from generate_flags import run
 from tiny_pair import IDS_ONLY_VOCAB, write_ids_only_pair, write_pair
@@ -182,6 +183,26 @@ def test_an_interrupted_run_goes_on(ids_pair, prompts, tmp_path, monkeypatch, ca
     assert run(*common, f"--output={out}", "--resume", "--batch_size=2") == 0
     assert without_time(out) == without_time(whole)
     assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["suffix", "recycle"])
+def test_a_run_does_not_go_on_with_another_file_of_its_rule(
+    ids_pair, prompts, tmp_path, monkeypatch, rule
+):
+    out, file = tmp_path / "out.jsonl", tmp_path / "file.npy"
+    flag = {"suffix": "--corpus", "recycle": "--table"}[rule]
+    common = (*greedy(ids_pair), f"--strategy={rule}", f"{flag}={file}", f"--prompts={prompts}")
+    ids = np.arange(IDS_ONLY_VOCAB * 4).reshape(-1, 4) % IDS_ONLY_VOCAB
+    np.save(file, ids.ravel() if rule == "suffix" else ids)
+    with monkeypatch.context() as patch:
+        interrupt_second_batch(patch, KeyboardInterrupt())
+        assert run(*common, f"--output={out}") == 130
+    np.save(file, ids[::-1].ravel() if rule == "suffix" else ids[::-1])
+    with pytest.raises(ValueError, match="made with arrays_sha256=.*, not "):
+        run(*common, f"--output={out}", "--resume")
+    np.save(file, ids.ravel() if rule == "suffix" else ids)
+    assert run(*common, f"--output={out}", "--resume") == 0
 
 
 def test_nothing_stays_of_a_run_without_a_row(ids_pair, prompts, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Measuring: samples, scores, interleaving, and the report."""
 
 import dataclasses
+import errno
 import json
 import math
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from experiments.bench import bootstrap, scores, suites
 from experiments.bench import report as benchmark_report
 from experiments.bench import rules as benchmark_rules
 from experiments.bench.measure import Bench, Rule
+from experiments.rows.output import RowWriter
 from experiments.tasks import shipped as benchmark_tasks
 from mtad_jax import recipes
 from mtad_jax.decode.loop import run_rounds as compiled
@@ -138,17 +140,49 @@ def test_report():
     assert once[0] == want and once[1:] == lines[1:]
 
 
-def test_output_says_what_was_measured(tmp_path, monkeypatch):
+@pytest.fixture
+def passes(monkeypatch):
+    """How often the benchmark measured, which is made up."""
+    seen = []
+
     def measure(bench, tasks, rules, repeats):
+        seen.append(repeats)
         return {}, [sample(rule=rule.label, repeat=r) for r in range(repeats) for rule in rules]
 
     monkeypatch.setattr(benchmark, "measure", measure)
     pipe = Pipeline.shipped()
     monkeypatch.setattr(benchmark, "_open", lambda *args: SimpleNamespace(pipe=pipe))
-    values, out = flags.FlagValues(), tmp_path / "out.jsonl"
+    return seen
+
+
+def run_benchmark(*args):
+    values = flags.FlagValues()
     benchmark.define_flags(values)
-    values(["benchmark", f"--output={out}", "--tau=0.3", "--seed=7", "--top_k=2", "--widths=1,2"])
+    values(["benchmark", *args])
     benchmark.benchmark(values)
+
+
+def test_an_output_that_cannot_be_opened_is_refused_before_anything_is_measured(tmp_path, passes):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        run_benchmark(f"--output={tmp_path / 'file' / 'out.jsonl'}")
+    assert not passes
+
+
+def test_a_full_disk_takes_no_table_away(tmp_path, passes, monkeypatch, capsys):
+    def full(self, rows):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RowWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_benchmark(f"--output={tmp_path / 'out.jsonl'}")
+    assert passes and "mtad depth=4 width=4" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_says_what_was_measured(tmp_path, passes):
+    out = tmp_path / "out.jsonl"
+    run_benchmark(f"--output={out}", "--tau=0.3", "--seed=7", "--top_k=2", "--widths=1,2")
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     settings = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
     about = settings["config"]

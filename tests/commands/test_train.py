@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -318,6 +319,8 @@ def test_wrong_input_is_one_line(capsys, monkeypatch, data, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.json").write_text(recipe().to_json())
+    taught, fresh = shutil.copytree(run, tmp_path / "taught"), tmp_path / "fresh"
+    (taught / "target.json").write_text('{"digest": "abc"}')
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").touch()
@@ -326,6 +329,14 @@ def test_wrong_input_is_one_line(capsys, monkeypatch, data, tmp_path):
         "--data_dir is missing": ["--config=configs/train_target.py"],
         "build it with python -m experiments.corpus": command(tmp_path, tmp_path / "x"),
         "give --resume": command(data, run),
+        "of digest abc, and --target's is None: give the same --target": command(
+            data, taught, "--resume"
+        ),
+        "config.log_every=0 must be >= 1": command(data, fresh, "--config.log_every=0"),
+        "config.eval_every=0 must be >= 1": command(data, fresh, "--config.eval_every=0"),
+        "config.phases: rows=0 of (1, 0, 16) must be >= 1": command(
+            data, fresh, "--config.phases=((1,0,16),)"
+        ),
         "other settings of seed": command(data, run, "--resume", "--config.seed=9"),
         "holds no run": command(data, other),
         "there is no loss 'kll': use cross_entropy, kl,": command(
@@ -342,3 +353,30 @@ def test_wrong_input_is_one_line(capsys, monkeypatch, data, tmp_path):
     for message, arguments in cases.items():
         error = fails(capsys, monkeypatch, arguments)
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not fresh.exists()
+
+
+def test_a_run_goes_on_with_the_target_that_it_began_with(tmp_path):
+    """Whatever folder it lies in now; runs of before do not say theirs."""
+    config = recipe()
+    (tmp_path / "recipe.json").write_text(config.to_json())
+    train.check_output(tmp_path, config, True, "abc")
+    (tmp_path / "target.json").write_text('{"digest": "abc"}')
+    train.check_output(tmp_path, config, True, "abc")
+    with pytest.raises(ValueError, match="target of digest abc, and --target's is def: give the"):
+        train.check_output(tmp_path, config, True, "def")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"save_every": 0}, "config.save_every=0 must be >= 1"),
+        ({"eval_rows": -1}, "config.eval_rows=-1 must be >= 1"),
+        ({"phases": ()}, "config.phases is empty"),
+        ({"phases": ((1, 4, 16), (1, 4, 0))}, r"length=0 of \(1, 4, 0\) must be >= 1"),
+    ],
+)
+def test_counts_of_a_recipe_that_cannot_be(data, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(recipe(**change), data, tmp_path / "run", None, print)
+    assert not (tmp_path / "run").exists()

@@ -253,6 +253,10 @@ def test_flags_and_checkpoints_that_differ_are_named(pair, tmp_path):
     chats = [facts("--mesh=data:2", f"--chat_template={path}") for path in (*prompts, same)]
     assert "--chat_template: a file of digest" in (first_difference(*chats[:2]) or "")
     assert first_difference(chats[0], chats[2]) is None
+    for rule in ("--strategy=suffix --corpus", "--strategy=recycle --table"):
+        files = [facts("--mesh=data:2", *f"{rule}={path}".split()) for path in (*prompts, same)]
+        assert ": a file of digest" in (first_difference(*files[:2]) or "")
+        assert first_difference(files[0], files[2]) is None
 
 
 def test_versions_and_stories_that_differ_are_named(tmp_path, monkeypatch):

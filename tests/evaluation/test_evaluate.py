@@ -13,6 +13,7 @@ import pytest
 from tiny_pair import write_pair
 
 from experiments import evaluate as program
+from experiments.bench.facts import digest_of_arrays
 from experiments.evaluation.ask import Asker
 from experiments.evaluation.folder import RunFolder
 from experiments.evaluation.summary import summary_of_rows
@@ -254,8 +255,8 @@ def test_all_that_is_asked_is_part_of_a_run(tmp_path):
     asked += [Problem("a", ("b",)), Problem("a", ("b",), reference=1), Problem("a", ("c",))]
     assert len({program._digest([problem]) for problem in asked}) == len(asked)
     rules = [recipes.suffix(2, 2, corpus) for corpus in ([[1, 2, 3]], [[1, 2, 4]])]
-    assert len({program._digest_of_arrays(rule) for rule in rules}) == 2
-    assert program._digest_of_arrays(recipes.mmtad()) == ""
+    assert len({digest_of_arrays(rule) for rule in rules}) == 2
+    assert digest_of_arrays(recipes.mmtad()) == ""
 
 
 def test_overwrite_starts_again(pair, tmp_path):

@@ -351,6 +351,49 @@ def test_bad_input(args, message, monkeypatch):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["threshold", "typical"])
+def test_rules_beside_one_whose_width_is_its_default_have_their_own(name):
+    chosen = program._candidate(values_of(f"--strategy={name}", "--depth=3"))
+    rules = rules_of(chosen, read_acceptance(values_of()))
+    assert [rule.name for rule in rules] == ["sample", "speculative", "mtad", "mmtad", name]
+    assert rules[2].strategy.depth == 3 and rules[2].strategy == recipes.mtad(
+        depth=3, **({"tau": 0.5} if name == "threshold" else {})
+    )
+
+
+def test_texts_of_no_tokens_say_nothing_of_a_trace(tmp_path):
+    path = write_trace(tmp_path / "rows.jsonl")
+    empty = json.loads(path.read_text().splitlines()[0]) | {"tokens": []}
+    with path.open("a") as file:
+        file.write(json.dumps(empty) + "\n")
+    [(rule, tokens)] = read_acceptance(values_of(f"--trace={path}")).traced
+    assert (rule.name, tokens) == ("mtad", 2.5)
+    path.write_text(json.dumps(empty) + "\n")
+    with pytest.raises(ValueError, match="rows.jsonl: no rows with tokens"):
+        read_acceptance(values_of(f"--trace={path}"))
+
+
+@pytest.mark.parametrize("name", ["suffix", "recycle"])
+def test_rules_that_hold_arrays_are_compared(tmp_path, name):
+    setting, settings = {"suffix": "corpus", "recycle": "table"}[name], []
+    for i in range(2):
+        ids = np.full((16, 4), 1 + i)
+        np.save(tmp_path / f"{i}.npy", ids.ravel() if name == "suffix" else ids)
+        settings.append({"depth": 2, setting: str(tmp_path / f"{i}.npy")})
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"rule": {"strategy": name} | settings[i], "tokens": [1] * 6, "stats": {"rounds": 2 + i}}
+        for i in (0, 1, 0)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known = read_acceptance(values_of(f"--trace={path}"))
+    chosen = [Candidate.of(name, **each) for each in settings]
+    assert [known.tokens(rule) for rule in chosen] == [3.0, 2.0]
+    assert [rule.label for rule in rules_of(chosen[1], known)] == [
+        "sample", chosen[1].label, chosen[0].label
+    ]  # fmt: skip
+
+
 def test_a_trace_must_be_one(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"tokens": [1], "stats": {"rounds": 1}}\n')
