@@ -172,8 +172,9 @@ class Pipeline:
             hold one: they are looked for in the text with special tokens. `min_new_tokens` holds
             back end tokens only, not these (as Hugging Face's).
           batch_size: prompts decoded together; None: all. More where a mesh splits the rows of a
-            batch. Every batch is filled up, with repeats that are dropped, so that all of them
-            share programs; texts are those of one batch of all prompts.
+            batch. Every batch is filled up, with repeats that are dropped, to equally many rows;
+            those whose longest prompts are padded to one size share a program. Texts are those of
+            one batch of all prompts.
           **settings: see `mtad_jax.decode.settings.Settings`; here `eos_id` None means the
             checkpoint's end tokens, and () none.
 
