@@ -295,6 +295,29 @@ def test_verify_bounds_its_memory(tmp_path, monkeypatch):
         compare.compare(source, source)
 
 
+def test_free_memory_of_any_system(tmp_path, monkeypatch):
+    from checkpoints_convert import compare
+
+    def unknown(name):
+        raise ValueError("unrecognized configuration name")  # as macOS says
+
+    monkeypatch.setattr(compare, "_WORKING_BYTES", 1 << 50)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sysconf", unknown)
+        (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    3000000 kB\n")
+        patch.setattr(compare, "_MEMINFO", tmp_path / "meminfo")
+        with pytest.raises(ValueError, match=r"GB of memory needed \(float32\), 3.1 GB free"):
+            compare._check_memory(0)
+    monkeypatch.setattr(compare, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 10**6}.get)
+    with pytest.raises(ValueError, match=r"1.0 GB free: verify on a larger machine"):
+        compare._check_memory(0)
+    monkeypatch.setattr(os, "sysconf", unknown)
+    compare._check_memory(0)
+    monkeypatch.delattr(os, "sysconf")  # as on Windows
+    compare._check_memory(0)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
