@@ -36,7 +36,7 @@ def new_folder(
     path = _absolute(path)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(temporary, path)
+    lock, renamed = _lock(temporary, path), False
     try:
         _recover(path, old)
         _check_output(path, overwrite, marker)
@@ -49,6 +49,7 @@ def new_folder(
         if path.exists():
             path.rename(old)
         temporary.rename(path)
+        renamed = True
         _sync_one(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except Exception as error:
@@ -56,7 +57,8 @@ def new_folder(
             raise _no_space(path, need_bytes, shutil.disk_usage(path.parent).free) from error
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not renamed:  # else what has that name now is another run's
+            shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
 
 

@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 
+from mtad_jax.checkpoints import atomic
 from mtad_jax.checkpoints.atomic import new_folder
 from mtad_jax.checkpoints.locks import lock_file
 
@@ -42,3 +43,19 @@ def test_two_runs_cannot_write_one_folder(tmp_path):
     with new_folder(tmp_path / "made"):
         with pytest.raises(ValueError, match="another run"), new_folder(tmp_path / "made"):
             pass
+
+
+def test_a_run_that_ends_leaves_the_next_ones_folder_alone(tmp_path, monkeypatch):
+    sync = atomic._sync_one
+
+    def sync_and_begin_the_next(path):
+        sync(path)
+        if path == tmp_path:  # the first run has just renamed its folder
+            (tmp_path / ".made.partial").mkdir()
+            (tmp_path / ".made.partial" / "next").write_text("")
+
+    monkeypatch.setattr(atomic, "_sync_one", sync_and_begin_the_next)
+    with new_folder(tmp_path / "made") as folder:
+        (folder / "config.json").write_text("{}")
+    assert (tmp_path / "made" / "config.json").is_file()
+    assert (tmp_path / ".made.partial" / "next").is_file()
