@@ -338,6 +338,23 @@ def test_cli_errors(capsys, monkeypatch, error, code, line):
     assert capsys.readouterr() == ("", line)
 
 
+def test_too_little_memory_is_one_line_and_no_other_runtime_error(capsys):
+    def too_large(_):
+        jnp.zeros(1 << 50, jnp.int8).block_until_ready()
+
+    def broken(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a device is gone")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(too_large, ["program"])
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: too little memory on a device (RESOURCE_EXHAUSTED: Out of memory")
+    assert "lower --batch_size or --max_new_tokens" in err and "--mesh" in err
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        cli.run(broken, ["program"])
+
+
 def test_cli_flags(capsys):
     for argv, wanted in (["p", "--nonsense=1"], "nonsense"), (["p", "stray"], "'stray'"):
         with pytest.raises(SystemExit) as caught:
