@@ -24,6 +24,7 @@ from mtad_jax.types import Array
 _CHUNK = 256  # positions whose logits are held at once
 _TAIL = 16  # positions compared at each length
 _WORKING_BYTES = 1 << 30  # beside the weights: libraries, activations, logits of a chunk
+_MEMINFO = Path("/proc/meminfo")  # of Linux
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,20 @@ def _stored_dtype(converted: Path) -> str:
     return "mixed"  # a Hugging Face folder: compare its weights as they are
 
 
+def _free_memory() -> int | None:
+    """Return how many bytes of memory are free; None where the system does not say."""
+    if _MEMINFO.exists():  # counts the page cache, which can be dropped, as available
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, macOS not this name
+        return None
+
+
 def _check_memory(weights: int) -> None:
-    need = weights + _WORKING_BYTES
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # counts the page cache, which can be dropped, as available
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    if need > free:
+    need, free = weights + _WORKING_BYTES, _free_memory()
+    if free is not None and need > free:
         raise ValueError(
             f"about {need / 1e9:.1f} GB of memory needed (float32), {free / 1e9:.1f} GB free: "
             "verify on a larger machine"

@@ -154,7 +154,7 @@ def _open(
     ids = encode_prompts(pipe, prompts, strategy=furthest, max_new_tokens=values.max_new_tokens)
     for rule in rules:
         call = {"strategy": rule.strategy, "max_new_tokens": values.max_new_tokens}
-        pipe.check(ids, warp=rule.warp, **call)
+        pipe.check(ids, batch_size=1, warp=rule.warp, **call)
     kinds = [task.kind for task in tasks]
     return Bench(pipe, ids, kinds, values.max_new_tokens, values.seed)
 

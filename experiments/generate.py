@@ -115,7 +115,7 @@ def generate(values: flags.FlagValues) -> int:
         chat_template=template,
     )
     # All prompts at once: what a late batch would refuse is refused before the first.
-    pipe.check(ids, **settings.call())
+    pipe.check(ids, batch_size=values.batch_size, **settings.call())
     if writer is None:
         stream_text(pipe, ids[0], settings)
         return 0

@@ -29,7 +29,8 @@ def main() -> int:
             raise
         return cli.tell(ValueError(f"lm_eval is not installed: {install_hint('lm-eval')}"))
     try:
-        cli_evaluate()
+        with cli.memory_told():
+            cli_evaluate()
     except cli.EXPECTED as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
 from mtad_jax import compilation
 from mtad_jax.cli_help import help_text
-from mtad_jax.errors import one_line
+from mtad_jax.errors import one_line, out_of_memory
 
 HELP_TOPIC = "Compiled programs"
 
@@ -37,11 +38,11 @@ def run(
 ) -> NoReturn:
     """Run `main` under absl and exit; wrong input ends in `error: ...` and no traceback.
 
-    Caught are bad flags, positional arguments of a program that takes none, `ValueError`, `OSError`
-    and Ctrl-C. Anything else is a mistake of ours and keeps its traceback. `--verbosity=1` shows
-    the traceback of the others too. Unless that flag says otherwise, only warnings are logged:
-    orbax logs a dozen lines for every read. Compiled programs are kept as `--compilation_cache`
-    says.
+    Caught are bad flags, positional arguments of a program that takes none, `ValueError`,
+    `OSError`, a device without enough memory, and Ctrl-C. Anything else is a mistake of ours and
+    keeps its traceback. `--verbosity=1` shows the traceback of the others too. Unless that flag
+    says otherwise, only warnings are logged: orbax logs a dozen lines for every read. Compiled
+    programs are kept as `--compilation_cache` says.
 
     Args:
       main: takes the program's name and its positional arguments; returns an exit code or None.
@@ -57,7 +58,7 @@ def run(
 
     def guarded(rest: list[str]) -> int | None:
         try:
-            with _interruptible():
+            with _interruptible(), memory_told():
                 if rest[1:] and not positional:
                     raise ValueError(f"unexpected argument {rest[1]!r}: use --flag=value")
                 compilation.enable(flags.FLAGS.compilation_cache)
@@ -71,6 +72,25 @@ def run(
     parse = functools.partial(_parse, about=sys.modules[main.__module__].__doc__ or "")
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=parse)
     sys.exit(0)
+
+
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """Make a device's lack of memory one of the `EXPECTED` failures, with what helps.
+
+    Raises:
+      ValueError: instead of JAX's own error; all others pass.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        what = str(error).strip().split("\n")[0]  # tables of buffers follow
+        raise ValueError(
+            f"too little memory on a device ({what}): lower --batch_size or --max_new_tokens, hold "
+            "weights or cache in int8 (--target_int8), or split the model by --mesh"
+        ) from error
 
 
 def tell(error: BaseException) -> int:

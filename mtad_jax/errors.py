@@ -1,5 +1,7 @@
 """How an error is told: on one line."""
 
+import jax
+
 
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line; its type's name if it has none."""
@@ -12,3 +14,8 @@ def install_hint(extra: str) -> str:
         f"pip install '.[{extra}]' in a checkout, else pip install 'mtad-jax[{extra}] @ git+URL' "
         "with its repository's URL"
     )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether a device, or its compiler, had too little memory."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

@@ -20,7 +20,7 @@ from mtad_jax.checkpoints.pair import exit_early, exit_layers, with_one_vocabula
 from mtad_jax.completions import Completion, Piece, TextStream, TimedCompletions, follow
 from mtad_jax.decode import arguments, engine
 from mtad_jax.decode.arguments import as_prompt, as_prompts
-from mtad_jax.decode.checks import check_count, check_draft, check_ends, check_prompts
+from mtad_jax.decode.checks import check_count, check_draft, check_ends
 from mtad_jax.decode.explain import check_explained, explain
 from mtad_jax.decode.explained import ExplainedRound
 from mtad_jax.decode.loop import ALL_ROUNDS
@@ -172,8 +172,9 @@ class Pipeline:
             hold one: they are looked for in the text with special tokens. `min_new_tokens` holds
             back end tokens only, not these (as Hugging Face's).
           batch_size: prompts decoded together; None: all. More where a mesh splits the rows of a
-            batch. Every batch is filled up, with repeats that are dropped, so that all of them
-            share programs; texts are those of one batch of all prompts.
+            batch. Every batch is filled up, with repeats that are dropped, to equally many rows;
+            those whose longest prompts are padded to one size share a program. Texts are those of
+            one batch of all prompts.
           **settings: see `mtad_jax.decode.settings.Settings`; here `eos_id` None means the
             checkpoint's end tokens, and () none.
 
@@ -188,7 +189,7 @@ class Pipeline:
         rounds = _ROUNDS_BETWEEN_STOP_CHECKS if stop else ALL_ROUNDS
         batches = self._batches(len(ids), batch_size, settings)
         if len(batches) > 1:  # what a late one would refuse is refused before the first
-            self._check(ids, strategy, stop, settings)
+            self._check(ids, batches, strategy, stop, settings)
         found: list[Completion] = []
         for batch in with_progress(batches):
             steps = self._run(ids, batch, strategy, stop, rounds, settings)
@@ -401,13 +402,16 @@ class Pipeline:
         *,
         strategy: Strategy,
         stop: Sequence[str] = (),
+        batch_size: int | None = None,
         **settings: Unpack[Settings],
     ) -> None:
         """Check a call on the host, for those who want to know before they do other work.
 
         Args and raises: as `__call__`; nothing is compiled.
         """
-        self._check(self._ids(prompts), strategy, stop, settings)
+        ids = self._ids(prompts)
+        batches = self._batches(len(ids), batch_size, settings)
+        self._check(ids, batches, strategy, stop, settings)
 
     def calibrate(self, prompts: Prompts, **how: Any) -> Calibration:
         """Choose the rule that pays on these models and prompts, or none; see `mtad_jax.calibrate`.
@@ -475,15 +479,22 @@ class Pipeline:
         )
 
     def _check(
-        self, ids: list[list[int]], strategy: Strategy, stop: Sequence[str], settings: Settings
+        self,
+        ids: list[list[int]],
+        batches: list[Batch],
+        strategy: Strategy,
+        stop: Sequence[str],
+        settings: Settings,
     ) -> None:
-        """Check a call on the host."""
+        """Check a call on the host; ids and batches are those of `_ids` and `_batches`."""
         self._check_stop(stop)
         target = self.target.lm
         draft = check_draft(target, self._draft_of(strategy), strategy)
-        _, length = check_prompts(*_pad(ids), target.vocab_size)
-        settings = self._with_ends(settings)
-        check_settings(settings, length, strategy=strategy, target=target, draft=draft)
+        length = np.array([len(prompt) for prompt in ids], np.int32)
+        check_settings(
+            self._with_ends(settings), length, strategy=strategy, target=target, draft=draft,
+            rows=len(batches[0].row_ids),
+        )  # fmt: skip
 
     def _call(self, ids: list[list[int]], strategy: Strategy, settings: Settings) -> engine.Call:
         """Check a call on token ids and make it ready."""

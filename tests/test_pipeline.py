@@ -1,6 +1,7 @@
 """The shipped pair, and text that is cut: text, ids, log-probabilities and counters together."""
 
 import json
+import tracemalloc
 import types
 from importlib import resources
 
@@ -15,6 +16,7 @@ from experiments.tasks.shipped import make_tasks
 from mtad_jax import Pipeline, Warp, generate, recipes
 from mtad_jax.batches import even_size
 from mtad_jax.completions import Piece
+from mtad_jax.decode.drafters import recycling
 from mtad_jax.decode.loop import run_rounds
 from mtad_jax.text.stream import StreamDecoder
 
@@ -283,6 +285,30 @@ def test_batches_give_the_texts_of_one_batch(tiny, monkeypatch, capsys):
     with pytest.raises(ValueError, match="ngram=3 > 2 = the shortest prompt"):
         tiny([[5, 6, 7]] * 2 + [[5, 6]], batch_size=1, **call | {"strategy": recipes.lookup(2, 3)})
     assert run_rounds._cache_size() == before
+
+
+def test_rows_are_counted_of_one_batch(tiny, monkeypatch):
+    vocab = tiny.target.lm.vocab_size
+    monkeypatch.setattr(recycling, "MOST_BYTES", 4 * vocab * 2 * 4)  # the tables of four rows
+    prompts = [[5], [5, 6], [7], [8], [9, 5]]
+    call = {"strategy": recipes.recycle(2, 2), "warp": WARP, "max_new_tokens": 2}
+    tiny.check(prompts, batch_size=4, **call)
+    assert len(tiny(prompts, batch_size=1, samples=2, **call)) == 10
+    for size, samples, rows in ((None, 1, 5), (5, 1, 5), (3, 2, 6), (7, 1, 7)):
+        with pytest.raises(ValueError, match=f"for each of {rows} rows"):
+            tiny.check(prompts, batch_size=size, samples=samples, **call)
+    with pytest.raises(ValueError, match="batch_size=0 must be a whole number >= 1"):
+        tiny.check(prompts, batch_size=0, **call)
+
+
+def test_a_check_holds_no_padded_prompts(tiny):
+    prompts = [[5]] * 50_000 + [[5] * 200]
+    tracemalloc.start()
+    try:
+        tiny.check(prompts, strategy=recipes.greedy(), max_new_tokens=2, batch_size=1)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 50_000 * 200 / 2
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,11 @@ class RunFolder:
 def _compared(settings: Mapping[str, Any], key: str) -> Any:
     """Return what must be the same of a key."""
     value = settings.get(key)
-    return {k: value.get(k) for k in _ON_DEVICE} if key == "device" and value else value
+    if key == "device" and value:
+        return {k: value.get(k) for k in _ON_DEVICE}
+    if key == "models" and value:  # how a folder was called is in `config`, what it holds a digest
+        return {k: model and model | {"path": None} for k, model in value.items()}
+    return value
 
 
 def _differences(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:

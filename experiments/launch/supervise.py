@@ -233,8 +233,9 @@ def _run_child(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     code = 1
     try:
-        join(place, values.join_timeout)
-        code = program(values) or 0
+        with cli.memory_told():
+            join(place, values.join_timeout)
+            code = program(values) or 0
     except cli.EXPECTED as error:
         code = cli.tell(error)
     except Exception:

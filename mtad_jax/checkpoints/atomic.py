@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mtad_jax.checkpoints.locks import lock_folder
@@ -31,12 +31,13 @@ def new_folder(
 
     Raises:
       ValueError: `path` exists and may not be replaced, or another run writes it.
-      OSError: not enough space, now or while writing, or `path` cannot be written.
+      OSError: not enough space, now or while writing, or `path` cannot be written, or its file
+        system has no locks.
     """
     path = _absolute(path)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(temporary, path)
+    lock, renamed = _lock(temporary, path), False
     try:
         _recover(path, old)
         _check_output(path, overwrite, marker)
@@ -49,6 +50,7 @@ def new_folder(
         if path.exists():
             path.rename(old)
         temporary.rename(path)
+        renamed = True
         _sync_one(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except Exception as error:
@@ -56,7 +58,8 @@ def new_folder(
             raise _no_space(path, need_bytes, shutil.disk_usage(path.parent).free) from error
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not renamed:  # else what has that name now is another run's
+            shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
 
 
@@ -92,12 +95,24 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _lock(temporary: Path, path: Path) -> int:
-    """Create the folder and lock it; the system drops the lock when the process ends."""
+    """Create the folder and lock it; the system drops the lock when the process ends.
+
+    Raises:
+      ValueError: another run has the lock.
+      OSError: the file system has none, or the folder cannot be opened.
+    """
     temporary.mkdir(exist_ok=True)
     try:
         return lock_folder(temporary)
-    except OSError as error:
+    except BlockingIOError as error:
         raise ValueError(f"{path}: another run is writing it: wait for its end") from error
+    except OSError as error:
+        with suppress(OSError):  # a killed run's files, if any, stay
+            temporary.rmdir()
+        raise OSError(
+            f"{path}: {temporary.name} beside it cannot be locked ({error.strerror or error}): "
+            "write elsewhere"
+        ) from error
 
 
 def _recover(path: Path, old: Path) -> None:

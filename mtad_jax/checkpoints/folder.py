@@ -50,11 +50,17 @@ def write_folder(
       What `metadata.json` says.
 
     Raises:
-      ValueError: an output that may not be written, or a tensor that cannot be read.
+      ValueError: an output that may not be written, a tensor that cannot be read, or no source
+        folder where its files are to be copied.
       OSError: the output cannot be written.
     """
     from mtad_jax.checkpoints import arrays  # orbax takes long to import
 
+    if files is None and not source.is_dir():  # or the copy would lack them, unnoticed
+        raise ValueError(
+            f"{source}: no such folder any more, and tokenizer files are copied from there: put "
+            "it back, or load the model from where it is now"
+        )
     dtype = dtype_name(params)
     metadata = Metadata(
         format_version=FORMAT_VERSION,

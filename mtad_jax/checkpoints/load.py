@@ -62,7 +62,7 @@ class LoadedModel:
       eos_ids: end tokens, of `generation_config.json` if it names them ([]: none), else of
         `config.json`, else the tokenizer's.
       bos_id: start token by the same files, None if they name none.
-      folder: that it was loaded from.
+      folder: that it was loaded from, absolute: the process may go elsewhere.
     """
 
     lm: BoundLM
@@ -146,7 +146,7 @@ def load(
         tokenizer=tokenizer,
         eos_ids=eos_ids,
         bos_id=next(iter(_token_ids(path, config, "bos_token_id") or ()), None),
-        folder=path,
+        folder=path.absolute(),
     )
 
 

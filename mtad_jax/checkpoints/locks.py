@@ -29,8 +29,21 @@ def lock_file(descriptor: int) -> None:
 def lock_folder(folder: Path) -> int:
     """Open a folder and lock it; return the descriptor to close.
 
-    Raises: as `lock_file`.
+    Raises:
+      BlockingIOError: as `lock_file`; another process, whose lock it was, has renamed it.
+      OSError: as `lock_file`; it cannot be opened.
     """
+    try:
+        return _open_and_lock(folder)
+    except FileNotFoundError as error:
+        raise _renamed(folder) from error
+
+
+def _renamed(folder: Path) -> BlockingIOError:
+    return BlockingIOError(f"{folder}: renamed by its owner just now")
+
+
+def _open_and_lock(folder: Path) -> int:
     if fcntl is not None:
         descriptor = os.open(folder, os.O_RDONLY)
     else:  # a folder cannot be opened on Windows: a file beside it stands for it
@@ -39,7 +52,7 @@ def lock_folder(folder: Path) -> int:
     try:
         lock_file(descriptor)
         if fcntl is not None and os.fstat(descriptor).st_ino != folder.stat().st_ino:
-            raise BlockingIOError(f"{folder}: renamed by its owner just now")
+            raise _renamed(folder)
     except OSError:
         os.close(descriptor)
         raise

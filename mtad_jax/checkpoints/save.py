@@ -27,7 +27,7 @@ def save(loaded: LoadedModel, path: str | Path, *, overwrite: bool = False) -> N
 
     Raises:
       ValueError: an output that may not be written, parameters that are no floats or infinite, or
-        that other processes hold.
+        that other processes hold, or the folder that was loaded is gone.
       TypeError: it is no `LoadedModel`.
       OSError: the output cannot be written.
     """

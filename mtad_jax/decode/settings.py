@@ -78,8 +78,15 @@ def check_settings(
     strategy: Strategy,
     target: BoundLM,
     draft: BoundLM | None,
+    rows: int | None = None,
 ) -> CheckedSettings:
     """Check all settings of a call on prompts of these lengths, on the host.
+
+    Args:
+      settings: of the call.
+      length: of each prompt.
+      strategy, target, draft: that decode.
+      rows: texts decoded together; None: all.
 
     Raises:
       ValueError: one is out of range, or contradicts another, the strategy or a model.
@@ -94,7 +101,8 @@ def check_settings(
     samples = checks.check_count("samples", settings.get("samples", 1), 1)
     checks.check_rule(
         strategy, target, draft, shortest=int(length.min()), samples=samples,
-        rows=samples * len(length), warp=warp, draft_warp=own, penalty=penalty,
+        rows=samples * len(length) if rows is None else rows, warp=warp, draft_warp=own,
+        penalty=penalty,
     )  # fmt: skip
     new = checks.check_count("max_new_tokens", settings["max_new_tokens"], 1)
     least = checks.check_count("min_new_tokens", settings.get("min_new_tokens", 0), 0)

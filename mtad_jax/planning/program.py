@@ -12,6 +12,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from mtad_jax.decode.loop import kinds_of, run_rounds
 from mtad_jax.devices.sharding import by_rows, replicated
+from mtad_jax.errors import out_of_memory
 from mtad_jax.planning.job import Job, placed, settings_of, state_of
 
 
@@ -108,7 +109,7 @@ def _compile(lowered: Any, begin: float) -> Program:
         with _without_cache():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not out_of_memory(error):
             raise
         raise DoesNotFit(str(error).split("\n")[0]) from error
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}

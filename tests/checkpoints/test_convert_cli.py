@@ -295,6 +295,29 @@ def test_verify_bounds_its_memory(tmp_path, monkeypatch):
         compare.compare(source, source)
 
 
+def test_free_memory_of_any_system(tmp_path, monkeypatch):
+    from checkpoints_convert import compare
+
+    def unknown(name):
+        raise ValueError("unrecognized configuration name")  # as macOS says
+
+    monkeypatch.setattr(compare, "_WORKING_BYTES", 1 << 50)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sysconf", unknown)
+        (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    3000000 kB\n")
+        patch.setattr(compare, "_MEMINFO", tmp_path / "meminfo")
+        with pytest.raises(ValueError, match=r"GB of memory needed \(float32\), 3.1 GB free"):
+            compare._check_memory(0)
+    monkeypatch.setattr(compare, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 10**6}.get)
+    with pytest.raises(ValueError, match=r"1.0 GB free: verify on a larger machine"):
+        compare._check_memory(0)
+    monkeypatch.setattr(os, "sysconf", unknown)
+    compare._check_memory(0)
+    monkeypatch.delattr(os, "sysconf")  # as on Windows
+    compare._check_memory(0)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -313,6 +336,23 @@ def test_cli_errors(capsys, monkeypatch, error, code, line):
         cli.run(main, ["program"])
     assert caught.value.code == code
     assert capsys.readouterr() == ("", line)
+
+
+def test_too_little_memory_is_one_line_and_no_other_runtime_error(capsys):
+    def too_large(_):
+        jnp.zeros(1 << 50, jnp.int8).block_until_ready()
+
+    def broken(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a device is gone")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(too_large, ["program"])
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: too little memory on a device (RESOURCE_EXHAUSTED: Out of memory")
+    assert "lower --batch_size or --max_new_tokens" in err and "--mesh" in err
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        cli.run(broken, ["program"])
 
 
 def test_cli_flags(capsys):

@@ -47,6 +47,26 @@ def test_there_and_back(source, tmp_path):
         assert found == {"default": CHATML, "rag": ZEPHYR, "tool_use": PLAIN}
 
 
+def test_a_relative_source_is_found_from_elsewhere(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source.parent)
+    loaded = load(source.name)
+    assert loaded.folder == source
+    monkeypatch.chdir(tmp_path)
+    save(loaded, "copy")
+    names = {"tokenizer.json", "tokenizer_config.json", *FILES}
+    kept = contents(tmp_path / "copy")
+    assert {name: kept[name] for name in names} == {name: contents(source)[name] for name in names}
+
+
+def test_a_source_that_is_gone_is_told_and_nothing_written(source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "m")
+    loaded = load(copy)
+    copy.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"m: no such folder any more, .* tokenizer files"):
+        save(loaded, tmp_path / "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["moved"]
+
+
 def test_hosts_compare_templates(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "m")
     before = checkpoint_digest(copy)

@@ -19,6 +19,7 @@ from experiments.rows.completion import row_of
 from experiments.rows.output import RowWriter
 from mtad_jax import recipes
 from mtad_jax.completions import Completion, RowStats
+from mtad_jax.decode.drafters import recycling
 from mtad_jax.devices.hosts import checkpoint_digest
 from mtad_jax.pipeline import Pipeline
 
@@ -295,6 +296,15 @@ def test_what_the_model_cannot_do(args, message, ids_pair, tmp_path):
     with pytest.raises(ValueError, match=message):
         run(*greedy(ids_pair), *args, f"--output={out}")
     assert not os.listdir(tmp_path)
+
+
+def test_rows_are_those_of_a_batch_not_of_the_file(ids_pair, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(recycling, "MOST_BYTES", 4 * IDS_ONLY_VOCAB * 4)  # one row's table
+    rule = [f"--target={ids_pair[0]}", "--strategy=recycle", "--max_new_tokens=4"]
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(ValueError, match="for each of 2 rows"):
+        run(*rule, f"--prompts={prompts}", f"--output={out}", "--batch_size=2")
+    assert run(*rule, f"--prompts={prompts}", f"--output={out}", "--batch_size=1") == 0
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,14 @@ def test_a_machine_that_comes_back_may_have_another_processor(tmp_path):
         run_of(tmp_path, device=device | {"kind": "H200"}).begin()
 
 
+def test_a_model_may_be_recorded_by_another_path(tmp_path):
+    models = {"target": {"path": "m", "digest": "1"}, "draft": None}
+    run_of(tmp_path, models=models).begin()
+    assert run_of(tmp_path, models=models | {"target": {"path": "/m", "digest": "1"}}).check()
+    with pytest.raises(ValueError, match=r"models\.target\.digest=1, not 2"):
+        run_of(tmp_path, models=models | {"target": {"path": "m", "digest": "2"}}).check()
+
+
 def test_all_that_is_asked_is_part_of_a_run(tmp_path):
     asked = [Problem("a", ("b",), shots=(("q", "a"),)), Problem("a", ("b",), system="s")]
     asked += [Problem("a", ("b",)), Problem("a", ("b",), reference=1), Problem("a", ("c",))]

@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     from lm_eval.api.instance import Instance
     from lm_eval.api.registry import get_model
 
+    from mtad_jax.decode.drafters import recycling
     from mtad_jax.integrations.lm_eval.model import MtadLM
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,13 @@ def test_draws_depend_on_the_request_not_on_the_batch(pair, ours):
     assert found[0] != found[2]  # the same prompt, another request: as with `repeats` of a task
     other = MtadLM(*pair, "mmtad", depth=3, width=2, batch_size=3, seed=1)
     assert ask(other, "generate_until", asked)[0] != found
+
+
+def test_rows_are_those_of_a_batch_not_of_all_requests(pair, monkeypatch):
+    lm = MtadLM(pair[0], strategy="recycle", batch_size=1)
+    monkeypatch.setattr(recycling, "MOST_BYTES", 4 * lm._target.lm.vocab_size * 4)
+    asked = [(text, {"max_gen_toks": 2}) for text in ("The", "a cat")]
+    assert len(ask(lm, "generate_until", asked)[0]) == 2
 
 
 # A rounding of float32 may turn one of int8.

@@ -73,7 +73,8 @@ class Answerer:
                 "the tokens on the left", cut, len(prompts), room,
             )  # fmt: skip
         prompts = {i: prompt[-room:] for i, prompt in prompts.items()}
-        self.pipeline.check(list(prompts.values()), **self._call(wanted))
+        call = self._call(wanted)
+        self.pipeline.check(list(prompts.values()), batch_size=self.batch_size, **call)
         return wanted, prompts
 
     def _room(self, new: int) -> int:
