@@ -78,7 +78,9 @@ def test_rows_of_unknown_settings_are_not_gone_on_from(tmp_path, damage):
     out, sidecar = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial.settings.json"
     cut_short(out)
     sidecar.unlink() if damage is None else sidecar.write_text(damage)
-    with pytest.raises(ValueError, match="settings.json: cannot be read, so nobody can .*: use --overwrite"):
+    with pytest.raises(
+        ValueError, match="settings.json: cannot be read, so nobody can .*: use --overwrite"
+    ):
         writer(out, resume=True).check()
 
 
