@@ -48,7 +48,7 @@ lint: $(DEV)  ## Check style, imports between rooms, and types
 benchmark: $(CORE)  ## Print the table of speeds and qualities (some minutes on two cores)
 	@$(BIN)/python -m experiments.benchmark
 
-reproduce: $(CORE)  ## The paper's tables in miniature (8 minutes on two cores)
+reproduce: $(CORE)  ## The paper's tables in miniature (4 to 8 minutes on two cores)
 	@$(BIN)/python -m experiments.reproduce --output=runs/reproduce
 
 clean:  ## Remove .venv and the tests' compiled programs
