@@ -69,10 +69,11 @@ def parse_point(text: str, warp: Mapping[str, Any], batch_size: int) -> Point:
             raise ValueError(f"{text!r}: {key}={value} must be a number") from error
     candidate = Candidate.parse(" ".join(rest))
     given: dict[str, Any] = dict(warp) | {key: value for key, value in own.items() if key in _WARP}
-    for key, value in own.items():
-        if value and key not in _takes(candidate):
-            why = "takes the likeliest token" if key in _WARP else "has no draft model"
-            raise ValueError(f"{text!r}: {key}={value}, but {name} {why}: leave it out")
+    for key in own.keys() - _takes(candidate):
+        if key == "draft_temperature":
+            raise ValueError(f"{text!r}: {name} has no draft model: leave {key} out")
+        if own[key]:  # at 0 each of the others changes nothing
+            raise ValueError(f"{text!r}: {name} takes the likeliest token: leave {key} out")
     if candidate.name == "greedy":
         given = {"temperature": 0.0}
     sharpening, draft_warp = Warp(**given), None
@@ -116,18 +117,19 @@ def sweep_lines(sweep: Mapping[str, Iterable[Any]]) -> list[str]:
         if lists:
             raise ValueError(f"sweep: {', '.join(lists)} without a rule: give sweep.rule")
         return []
-    has = {rule: [*settings_of(find(rule)), *_RUN] for rule in rules}
+    lines, used = [], set()
+    for rule in rules:
+        mine = {key: values for key, values in lists.items() if key in settings_of(find(rule))}
+        for line in _combined(rule, mine):
+            takes = _takes(Candidate.parse(line))
+            run = {k: values for k, values in lists.items() if k in takes and k not in mine}
+            lines += _combined(line, run)
+            used |= mine.keys() | run.keys()
     for key in lists:
-        if not any(key in keys for keys in has.values()):
+        if key not in used:
             raise ValueError(
                 f"sweep: none of {', '.join(rules)} has a setting {key!r}: leave it out"
             )
-    lines = []
-    for rule in rules:
-        own = settings_of(find(rule))
-        for line in _combined(rule, {key: values for key, values in lists.items() if key in own}):
-            takes = _takes(Candidate.parse(line)) - set(own)
-            lines += _combined(line, {key: lists[key] for key in lists if key in takes})
     return lines
 
 
